@@ -1,0 +1,219 @@
+"""The contract between a rollout and whatever runs the model: requests in, results out.
+
+Knows no model and no prompt. Everything here is a value; `local.py`, `scripted.py` and others implement `Engine`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from toolkit.context import Context
+from toolkit.errors import BadInput, SteeringError
+from toolkit.steering import NO_STEERING, Steering
+
+if TYPE_CHECKING:
+    import torch
+
+    from toolkit.dictionary import FeatureDictionary
+
+Why = Literal["stop", "length", "window"]  # a stop token came; max_tokens reached; the model's window is full
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. `stream` names the counter-based random stream (see toolkit/randomness.py)."""
+
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stream: tuple[str | int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 100:
+            raise BadInput(f"temperature {self.temperature} is out of range; use 0 (greedy) to 100")
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"top_p {self.top_p} is out of range; use a number above 0, at most 1")
+        if self.max_tokens < 1:
+            raise BadInput(f"max_tokens {self.max_tokens} is out of range; use at least 1")
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue `context` by a response whose tokens are computed under `steering`.
+
+    `capture` names the dictionary (by key) whose layer's residuals of the response are wanted.
+    """
+
+    context: Context
+    sampling: Sampling
+    steering: Steering = NO_STEERING
+    capture: str | None = None
+    logprobs: bool = False
+
+
+@dataclass(frozen=True)
+class Score:
+    """Exact log-probabilities of each option after `context`. An option is a tuple of spellings, each token ids."""
+
+    context: Context
+    options: tuple[tuple[tuple[int, ...], ...], ...]
+    steering: Steering = NO_STEERING  # under which the option's own tokens are computed
+
+
+@dataclass(frozen=True)
+class Read:
+    """The residuals (block outputs, after steering) at `positions` of `context` and `layers`."""
+
+    context: Context
+    positions: tuple[int, ...]
+    layers: tuple[int, ...]
+
+
+Request = Generate | Score | Read
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What came of a Generate.
+
+    tokens: the response, its stop token included. logprobs: one per token, if asked, else None.
+    residuals: [T, D] float32 on the CPU, of the response's first T tokens, if asked, else None.
+    steered: tokens computed under each steering, counted where steering was applied, over context and response.
+    reused: how many of the context's tokens came from kept KV.
+    """
+
+    tokens: tuple[int, ...]
+    why: Why
+    steered: Mapping[Steering, int]
+    logprobs: tuple[float, ...] | None = None
+    residuals: torch.Tensor | None = None
+    reused: int = 0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """logprobs: one per option, log-sum-exp over its spellings, natural log; mass: their total probability."""
+
+    logprobs: tuple[float, ...]
+    mass: float
+    steered: Mapping[Steering, int]
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """values: [T, L, D] float32 on the CPU, in the order of the request's positions and layers."""
+
+    values: torch.Tensor
+    steered: Mapping[Steering, int]
+
+
+Result = Completion | Scores | Residuals
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that could not be carried out. Never a result without steering."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a manifest says about the model behind an engine."""
+
+    name: str
+    digest: str
+    n_layers: int
+    d_model: int
+    window: int
+    vocabulary: int
+    engine: str
+    device: str
+    dtype: str
+    batch_invariant: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, and the chat wrapping. Messages are tokenised once, when they are appended."""
+
+    def opening(self, system: str) -> tuple[int, ...]:
+        """Everything before the first user turn."""
+        ...
+
+    def user_turn(self, text: str) -> tuple[int, ...]:
+        """A user turn and the header of the assistant's reply; closes a reply that was cut short."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of a response, special tokens left out."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Plain text, no special tokens."""
+        ...
+
+    @property
+    def stop_tokens(self) -> frozenset[int]: ...
+
+
+class Engine(Protocol):
+    """Runs one model over contexts. `submit` returns at once; `poll` works until something has finished.
+
+    poll() returns [] only when nothing is in flight. A request that fails comes back as Failure.
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def attach(self, dictionary: FeatureDictionary) -> None:
+        """Make a dictionary's features steerable. Raises DictionaryMismatch if it does not fit the model."""
+        ...
+
+    def submit(self, request: Request) -> int: ...
+
+    def poll(self) -> list[tuple[int, Result | Failure]]: ...
+
+    def cancel(self, ticket: int) -> None: ...
+
+
+def check_steered(context: Context, result: Result, response_steering: Steering = NO_STEERING) -> None:
+    """Raise SteeringError unless the engine steered exactly the tokens that the plan says.
+
+    The last token of a response may not have been computed yet; everything else must have been.
+    """
+    plan: Counter[Steering] = Counter(context.steered())
+    if isinstance(result, Completion):
+        plan[response_steering] += len(result.tokens)
+    done = Counter({s: n for s, n in result.steered.items() if n})
+    missing = plan - done
+    extra = done - plan
+    if isinstance(result, Completion) and missing == Counter({response_steering: 1}) and not extra:
+        return
+    if missing or extra:
+        raise SteeringError(
+            f"steered tokens differ from the plan: {_count(missing)} missing, {_count(extra)} too many"
+            " (by steering digest); the rollout is not what it says it is, so it ends here"
+        )
+
+
+def _count(counts: Mapping[Steering, int]) -> str:
+    return ", ".join(f"{n} x {s.digest if len(s) else 'unsteered'}" for s, n in counts.items() if n) or "none"
+
+
+def run(engine: Engine, request: Request) -> Result:
+    """Carry out one request and wait for it; raises what the engine raised."""
+    ticket = engine.submit(request)
+    while finished := engine.poll():
+        for done, result in finished:
+            if done == ticket:
+                if isinstance(result, Failure):
+                    raise result.error
+                return result
+    raise SteeringError(f"the engine stopped without an answer to request {ticket}")

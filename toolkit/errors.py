@@ -1,0 +1,30 @@
+"""The errors that users meet; each says what was wrong, with the value, and what would be right.
+
+Knows nothing of where they are raised.
+
+    SelfsteerError
+    |- BadInput             a value from a user or a file that cannot be used
+    |- DictionaryMismatch   a dictionary that does not fit the model
+    |- SteeringError        steering that could not be applied as planned: always fatal to the rollout
+    '- Unsupported          an engine that lacks a capability; names it and a way out
+"""
+
+
+class SelfsteerError(Exception):
+    """Root of every error that this project raises on purpose."""
+
+
+class BadInput(SelfsteerError):
+    """A value from a user or a file that cannot be used."""
+
+
+class DictionaryMismatch(SelfsteerError):
+    """A feature dictionary that does not fit the model (width, layer, hook point)."""
+
+
+class SteeringError(SelfsteerError):
+    """Steering that could not be applied exactly as planned. Never caught to go on unsteered."""
+
+
+class Unsupported(SelfsteerError):
+    """An engine or dictionary lacks a capability; the message names it and a way out."""
