@@ -140,12 +140,15 @@ class ModelInfo:
 class Tokenizer(Protocol):
     """Text to ids and back, and the chat wrapping. Messages are tokenised once, when they are appended."""
 
-    def opening(self, system: str) -> tuple[int, ...]:
-        """Everything before the first user turn."""
+    def opening(self, system: str, text: str) -> tuple[int, ...]:
+        """The system prompt, the first user turn and the header of the reply. An empty `system` means none."""
         ...
 
-    def user_turn(self, text: str) -> tuple[int, ...]:
-        """A user turn and the header of the assistant's reply; closes a reply that was cut short."""
+    def user_turn(self, text: str, closed: bool) -> tuple[int, ...]:
+        """A later user turn and the header of the reply; closes the reply before it unless it closed itself.
+
+        closed: whether the reply before ended by its own stop token (Completion.why == "stop").
+        """
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -37,11 +37,11 @@ class ByteTokenizer:
 
     stop_tokens = frozenset({END})
 
-    def opening(self, system: str) -> tuple[int, ...]:
-        return (OPENING, *system.encode(errors="replace"), END)
+    def opening(self, system: str, text: str) -> tuple[int, ...]:
+        return (OPENING, *self.encode(system), END, *self.user_turn(text, closed=True))
 
-    def user_turn(self, text: str) -> tuple[int, ...]:
-        return (USER, *text.encode(errors="replace"), END, ASSISTANT)
+    def user_turn(self, text: str, closed: bool) -> tuple[int, ...]:
+        return (*(() if closed else (END,)), USER, *self.encode(text), END, ASSISTANT)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return bytes(t for t in tokens if t < 256).decode(errors="replace")
