@@ -1,0 +1,44 @@
+"""Arrays in, an `Estimate(value, low, high, n, how)` out: the only room with intervals and p-values.
+
+Knows no transcript, frame or metric. The unit is the rollout: hand in one number per rollout, or name the clusters.
+NaN and None are missing: never counted, they lower n and are reported in `missing`.
+"""
+
+from analysis.stats.agreement import cohen_kappa, krippendorff_alpha
+from analysis.stats.estimate import Estimate, outcomes
+from analysis.stats.power import Detectable, minimum_detectable_rate, power_of_rates
+from analysis.stats.proportions import (
+    benjamini_hochberg,
+    clopper_pearson,
+    exact_binomial,
+    fisher,
+    newcombe,
+    wilson,
+)
+from analysis.stats.resampling import cluster_bootstrap, permutation_between, permutation_within
+from analysis.stats.survival import Survival, kaplan_meier, logrank
+from analysis.stats.trend import mean, spearman
+
+__all__ = [
+    "Detectable",
+    "Estimate",
+    "Survival",
+    "benjamini_hochberg",
+    "clopper_pearson",
+    "cluster_bootstrap",
+    "cohen_kappa",
+    "exact_binomial",
+    "fisher",
+    "kaplan_meier",
+    "krippendorff_alpha",
+    "logrank",
+    "mean",
+    "minimum_detectable_rate",
+    "newcombe",
+    "outcomes",
+    "permutation_between",
+    "permutation_within",
+    "power_of_rates",
+    "spearman",
+    "wilson",
+]
