@@ -115,7 +115,7 @@ class Theme(BaseModel):
             check_template(f"problems.{code}", self.problems[code], sample)
         return self
 
-    def call(self, verb: Verb, *arguments: int | float | str) -> str:
+    def call(self, verb: Verb, *arguments: float | str) -> str:
         """The call as a model should write it: STEER(12, +0.3), SEARCH_FEATURES("warm words")."""
         return f"{self.names[verb]}({', '.join(_written(a) for a in arguments)})"
 
@@ -162,7 +162,8 @@ class Framing:
 
     def system_prompt(self, variables: PromptVariables) -> str:
         docs = "\n".join(self.theme.docs[verb] for verb in self.tools)
-        return self.narrative.format_map({**asdict(variables), **self.theme.nouns, "docs": docs}).strip()
+        nouns = self.theme.nouns
+        return self.narrative.format(**asdict(variables), docs=docs, one=nouns["one"], many=nouns["many"]).strip()
 
 
 class _FramingFile(BaseModel):
@@ -199,7 +200,7 @@ def load_theme(name_or_path: str | Path) -> Theme:
     path = _find(name_or_path, THEMES, "theme")
     text, data = _open(path)
     if reserved := {"name", "digest"} & set(data):
-        raise BadInput(f"{path}: unknown key {sorted(reserved)[0]!r}; a theme is named by its file")
+        raise BadInput(f"{path}: unknown key {min(reserved)!r}; a theme is named by its file")
     return _validated(path, Theme, {"name": path.stem, "digest": _digest(text), **data})
 
 
@@ -279,7 +280,7 @@ def _shown(row: Row) -> dict[str, object]:
     return {"label": row.label, "feature": row.feature, "value": row.value, "source": source}
 
 
-def _written(argument: int | float | str) -> str:
+def _written(argument: float | str) -> str:
     if isinstance(argument, str):
         return '"' + argument.replace('"', "'") + '"'
     return f"{argument:+}" if isinstance(argument, float) else str(argument)
