@@ -4,6 +4,7 @@ Knows nothing of where they are raised.
 
     SelfsteerError
     |- BadInput             a value from a user or a file that cannot be used
+    |  '- WindowFull        a context that leaves no room for a response
     |- DictionaryMismatch   a dictionary that does not fit the model
     |- SteeringError        steering that could not be applied as planned: always fatal to the rollout
     '- Unsupported          an engine that lacks a capability; names it and a way out
@@ -28,3 +29,7 @@ class SteeringError(SelfsteerError):
 
 class Unsupported(SelfsteerError):
     """An engine or dictionary lacks a capability; the message names it and a way out."""
+
+
+class WindowFull(BadInput):
+    """A context leaves no room in the model's window for a response."""

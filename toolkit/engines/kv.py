@@ -1,0 +1,223 @@
+"""Kept keys and values, one lane a context, and attention of packed new tokens over their lanes.
+
+A lane remembers which (token, steering row) pair each of its keys was computed from; that memory is the only thing
+that reuse looks at. Knows no steering, no sampling and no requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from toolkit.errors import Unsupported
+
+
+@dataclass
+class Lane:
+    """One context's keys and values: `length` of them, computed from `tokens` under table rows `rows`."""
+
+    index: int
+    tokens: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    length: int = 0
+    busy: bool = False
+    last_used: int = 0
+
+    def common_prefix(self, tokens: np.ndarray, rows: np.ndarray) -> int:
+        """Leading positions at which both the token and the steering row are equal."""
+        n = min(self.length, len(tokens))
+        unequal = (self.tokens[:n] != tokens[:n]) | (self.rows[:n] != rows[:n])
+        return int(unequal.argmax()) if unequal.any() else n
+
+    def extend(self, tokens: Sequence[int], rows: Sequence[int]) -> None:
+        """Remember what the keys just written came from."""
+        end = self.length + len(tokens)
+        while end > len(self.tokens):
+            self.tokens = np.concatenate([self.tokens, np.zeros_like(self.tokens)])
+            self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
+        self.tokens[self.length : end] = tokens
+        self.rows[self.length : end] = rows
+        self.length = end
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The new tokens of one forward pass, of several lanes one after another. T tokens in all.
+
+    lanes, positions: [T], where each token's key goes. spans: (lane, first index in the pack, count, first position).
+    """
+
+    lanes: Tensor
+    positions: Tensor
+    spans: tuple[tuple[int, int, int, int], ...]
+
+
+class KVStore:
+    """Lanes of keys and values per layer, [S lanes, H heads, capacity, head dim], grown by doubling."""
+
+    def __init__(self) -> None:
+        self.lanes: list[Lane] = []
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        self._clock = 0
+
+    def acquire(self, tokens: np.ndarray, rows: np.ndarray, most: int, keep: int) -> tuple[Lane, int]:
+        """A busy lane for this context, holding its longest equal prefix of at most `most` tokens; and that length.
+
+        An idle lane that the context merely continues is taken over; one that it leaves half-way is copied, so that
+        its own context can still go on. keep: the number of lanes to hold before idle ones, least recently used
+        first, are given up.
+        """
+        self._clock += 1
+        idle = [lane for lane in self.lanes if not lane.busy]
+        best, shared = None, 0
+        for lane in self.lanes:
+            common = min(lane.common_prefix(tokens, rows), most)
+            if common > shared or (common == shared and common and best is not None and best.busy and not lane.busy):
+                best, shared = lane, common
+        if best is not None and not best.busy and shared >= best.length - 1:
+            lane = best
+        elif len(self.lanes) < keep or not idle:
+            lane = Lane(len(self.lanes))
+            self.lanes.append(lane)
+        else:
+            lane = min(idle, key=lambda one: one.last_used)
+        if best is not None and lane is not best and shared:
+            self._copy(best, lane, shared)
+        lane.length, lane.busy, lane.last_used = shared, True, self._clock
+        return lane, shared
+
+    def release(self, lane: Lane) -> None:
+        self._clock += 1
+        lane.busy, lane.last_used = False, self._clock
+
+    def bytes(self) -> int:
+        return sum(t.nbytes for t in (*self._keys.values(), *self._values.values()))
+
+    def write(self, layer: int, key: Tensor, value: Tensor, pack: Packed) -> tuple[Tensor, Tensor]:
+        """Put keys and values [H, T, hd] in their places; returns the layer's whole stores."""
+        longest = max(start + count for _, _, count, start in pack.spans)
+        for stores, new in ((self._keys, key), (self._values, value)):
+            stores[layer] = self._grown(stores.get(layer), new, longest)
+            stores[layer][pack.lanes, :, pack.positions] = new.transpose(0, 1)
+        return self._keys[layer], self._values[layer]
+
+    def _grown(self, store: Tensor | None, new: Tensor, longest: int) -> Tensor:
+        lanes, capacity = (0, 256) if store is None else (store.shape[0], store.shape[2])
+        if store is not None and len(self.lanes) <= lanes and longest <= capacity:
+            return store
+        while capacity < longest:
+            capacity *= 2
+        wanted = lanes if len(self.lanes) <= lanes else max(len(self.lanes), 2 * lanes)
+        grown = new.new_zeros(wanted, new.shape[0], capacity, new.shape[2])
+        if store is not None:
+            grown[:lanes, :, : store.shape[2]] = store
+        return grown
+
+    def _copy(self, source: Lane, target: Lane, length: int) -> None:
+        target.length = 0
+        target.extend(source.tokens[:length].tolist(), source.rows[:length].tolist())
+        for stores in (self._keys, self._values):
+            for layer, store in stores.items():
+                if target.index >= store.shape[0]:
+                    stores[layer] = store = self._grown(store, store[0], store.shape[2])
+                store[target.index, :, :length] = store[source.index, :, :length]
+
+
+def attend(
+    store: KVStore,
+    pack: Packed,
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Attention of packed queries [Hq, T, hd] over their own lanes; returns [T, Hq, hd].
+
+    Rows that add one token share one masked call; longer spans go one by one over exactly their own keys.
+    window: sliding window in tokens. softcap: scores are squashed to +-softcap by tanh (Gemma 2).
+    """
+    keys, values = store.write(layer, key, value, pack)
+    out = query.new_empty(query.shape[1], query.shape[0], values.shape[-1])
+    single = [span for span in pack.spans if span[2] == 1]
+    if single:
+        lanes = [lane for lane, _, _, _ in single]
+        where = torch.tensor([first for _, first, _, _ in single], device=query.device)
+        ends = torch.tensor([start + 1 for _, _, _, start in single], device=query.device)
+        longest = max(start for _, _, _, start in single) + 1
+        at = torch.arange(longest, device=query.device)
+        mask = at < ends[:, None]
+        if window:
+            mask &= at >= ends[:, None] - window
+        # [Hq, R, hd] -> [R, Hq, 1, hd]; each row sees its own lane
+        rows = query[:, where].transpose(0, 1).unsqueeze(2)
+        found = _attention(
+            rows, _lanes(keys, lanes, longest), _lanes(values, lanes, longest), mask[:, None, None], scaling, softcap
+        )
+        out[where] = found.squeeze(2)
+    for lane, first, count, start in pack.spans:
+        if count == 1:
+            continue
+        end = start + count
+        at = torch.arange(end, device=query.device)
+        mine = torch.arange(start, end, device=query.device)[:, None]
+        mask = at <= mine
+        if window:
+            mask &= at > mine - window
+        rows = query[None, :, first : first + count]
+        found = _attention(
+            rows, keys[lane : lane + 1, :, :end], values[lane : lane + 1, :, :end], mask, scaling, softcap
+        )
+        out[first : first + count] = found[0].transpose(0, 1)
+    return out
+
+
+def _lanes(store: Tensor, lanes: list[int], longest: int) -> Tensor:
+    """[R, H, longest, hd]: a view when the lanes stand side by side, else a copy."""
+    if lanes == list(range(lanes[0], lanes[0] + len(lanes))):
+        return store[lanes[0] : lanes[0] + len(lanes), :, :longest]
+    return store[torch.tensor(lanes, device=store.device), :, :longest]
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, softcap: float | None
+) -> Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    if softcap is None:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped)
+    if grouped:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~mask, float("-inf"))
+    return torch.softmax(scores.float(), -1).to(query.dtype) @ value
+
+
+def as_attention_function(store: KVStore, current: Any) -> Any:
+    """An attention function for transformers' AttentionInterface; `current()` gives the pack being computed.
+
+    It keeps the keys itself, so the model is called without a cache of its own. Raises Unsupported for models whose
+    attention has parts that this one lacks.
+    """
+
+    def attention(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, scaling: float | None = None, **extra: Any
+    ) -> tuple[Tensor, None]:
+        if extra.get("s_aux") is not None or extra.get("position_bias") is not None:
+            raise Unsupported("this model's attention has sinks or position biases; use another engine for it")
+        window = extra.get("sliding_window") or None
+        out = attend(
+            store, current(), module.layer_idx, query[0], key[0], value[0], scaling, window, extra.get("softcap")
+        )
+        return out.unsqueeze(0), None
+
+    return attention

@@ -1,0 +1,126 @@
+"""A Hugging Face causal language model, opened from a hub name or a folder, and the facts an engine needs of it.
+
+Knows no steering and no requests.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.engines.chat import ChatTokenizer
+from toolkit.errors import BadInput, Unsupported
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """cuda, else mps, else cpu for "auto"; any torch device name otherwise."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load(
+    name: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, ChatTokenizer]:
+    """Open model and tokenizer. Raises BadInput, with the way out, for what cannot be opened."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
+        raise BadInput(f"there is no model folder {name}; give a folder with config.json or a hub name such as org/model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except (OSError, ValueError, ImportError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(
+            f"model {name} could not be opened: {first} Give a folder with config.json and safetensors, or a hub name"
+            " that this machine can reach"
+        ) from error
+    model = model.to(device).eval().requires_grad_(False)
+    eos = model.generation_config.eos_token_id if model.generation_config is not None else None
+    stops = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return model, ChatTokenizer(tokenizer, stops)
+
+
+def text_config(model: PreTrainedModel) -> Any:
+    """The language part of the configuration (the whole of it for text-only models)."""
+    return model.config.get_text_config()
+
+
+def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """The model's decoder blocks in order. Raises Unsupported if they cannot be told."""
+    n = text_config(model).num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n and not name.startswith(("vision", "audio")):
+            return module
+    raise Unsupported(f"no list of {n} decoder blocks found in {type(model).__name__}; use the nnsight engine for it")
+
+
+def final_norm(model: PreTrainedModel) -> nn.Module:
+    """The norm between the last block and the unembedding."""
+    decoder = model.get_decoder()
+    for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
+        module = getattr(decoder, name, None)
+        if isinstance(module, nn.Module):
+            return module
+    raise Unsupported(f"no final norm found in {type(model).__name__}; use the nnsight engine for it")
+
+
+def logits_to_draw_from(model: PreTrainedModel, normed: Tensor) -> Tensor:
+    """Logits [T, V] float32 from normed residuals [T, D], unembedded in the model's own precision."""
+    return _finished(model, model.get_output_embeddings()(normed).float())
+
+
+def exact_logits(model: PreTrainedModel, residuals: Tensor) -> Tensor:
+    """Logits [T, V] from the last block's residuals [T, D], in at least float32 from the final norm on.
+
+    A bfloat16 head quantises log-odds to about 1/8 nat, which scores of options cannot bear. The vocabulary is
+    taken in blocks, so that a low-precision head is never held a second time as a whole.
+    """
+    wide = torch.float64 if residuals.dtype == torch.float64 else torch.float32
+    normed = copy.deepcopy(final_norm(model)).to(wide)(residuals.to(wide))
+    head = model.get_output_embeddings()
+    blocks = [normed @ weight.to(wide).T for weight in head.weight.split(16_384)]
+    logits = torch.cat(blocks, -1)
+    bias = getattr(head, "bias", None)
+    return _finished(model, logits if bias is None else logits + bias.to(wide))
+
+
+def _finished(model: PreTrainedModel, logits: Tensor) -> Tensor:
+    """Scaling and soft cap, where the configuration has them (Cohere, Granite, Gemma 2)."""
+    config = text_config(model)
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    logits = logits * scale if scale != 1.0 else logits
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def digest(model: PreTrainedModel) -> str:
+    """Hash of configuration and weights: names, shapes, and up to 4,096 evenly spaced values of each tensor.
+
+    Sampled because hashing every byte of a large model takes longer than opening it.
+    """
+    sha = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    for name, parameter in sorted(model.state_dict().items()):
+        flat = parameter.detach().reshape(-1)
+        some = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
+        sha.update(f"{name}{tuple(parameter.shape)}".encode())
+        sha.update(some.tobytes())
+    return sha.hexdigest()[:16]

@@ -1,0 +1,39 @@
+"""Logits to tokens, row by row: each row has its own temperature, cut-off and uniform draw.
+
+Knows no model. A token is a function of its row's logits and its row's draw alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [R] and their log-probabilities [R] under the model itself (temperature 1, no cut-off).
+
+    logits: [R, V]; temperature, top_p, uniform: [R]. Temperature 0 takes the largest logit, the lowest id on ties.
+    Otherwise the token is where the cumulated probability first exceeds the draw: one uniform number a token.
+    """
+    logits = logits.float()
+    greedy = logits.argmax(-1)
+    if bool((temperature > 0).any()):
+        probabilities = torch.softmax(logits / temperature.clamp_min(1e-6)[:, None], -1)
+        if bool((top_p < 1).any()):
+            probabilities = _nucleus(probabilities, top_p)
+        cumulated = probabilities.cumsum(-1)
+        # the last bit of the sum is not 1 in floating point: the draw is scaled to what the sum really is
+        target = (uniform[:, None] * cumulated[:, -1:]).clamp_max(cumulated[:, -1:] * (1 - 1e-7))
+        sampled = torch.searchsorted(cumulated, target, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+        tokens = torch.where(temperature > 0, sampled, greedy)
+    else:
+        tokens = greedy
+    return tokens, torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
+
+
+def _nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
+    """Zero outside the smallest set of most likely tokens whose probability reaches top_p (Holtzman et al. 2020)."""
+    ordered, index = torch.sort(probabilities, dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered
+    kept = torch.where(before < top_p[:, None], ordered, torch.zeros_like(ordered))
+    return torch.zeros_like(probabilities).scatter(-1, index, kept)

@@ -1,0 +1,168 @@
+"""The steering table: one row of deltas a steering, gathered by each token's row id and added at its layer.
+
+Row 0 is all zeros (no steering), row 1 is the canary. Knows no tokens, caches or requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolkit.dictionary import Directions, FeatureDictionary
+from toolkit.errors import DictionaryMismatch, SteeringError
+from toolkit.steering import NO_STEERING, Steering
+
+CANARY = 1
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A clamp or a projection: it depends on the residual, so it cannot be a table row.
+
+    column: the place of this layer among the dictionary's. level: s * unit, the activation that clamp sets.
+    """
+
+    mode: str
+    directions: Directions
+    feature: int
+    column: int
+    level: float
+
+
+class SteeringTable:
+    """Interns steerings to rows and adds their deltas. Grows with the number of distinct steerings, never with tokens.
+
+    dtype: of the rows; float32 unless the model itself computes in float64.
+    """
+
+    def __init__(self, n_layers: int, d_model: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.n_layers, self.d_model, self.device, self.dtype = n_layers, d_model, device, dtype
+        self.steerings: list[Steering | None] = [NO_STEERING, None]
+        self._rows: dict[Steering, int] = {NO_STEERING: 0}
+        self._dictionaries: dict[str, FeatureDictionary] = {}
+        # (layer, "") holds deltas in residual space, (layer, dictionary key) those in the space of a dictionary
+        # that normalises its input, whose size in residual space depends on the token
+        self._deltas: dict[tuple[int, str], Tensor] = {}
+        self._edits: dict[int, dict[int, list[Edit]]] = {}
+
+    @property
+    def layers(self) -> frozenset[int]:
+        """The layers at which something may be added."""
+        return frozenset(self._edits)
+
+    def attach(self, dictionary: FeatureDictionary) -> None:
+        """Raises DictionaryMismatch if its width or layers do not fit the model."""
+        directions = dictionary.directions
+        if directions.d_model != self.d_model:
+            raise DictionaryMismatch(
+                f"dictionary {dictionary.name} has directions of width {directions.d_model}, the model's residual"
+                f" stream has {self.d_model}; open the dictionary that was trained on this model"
+            )
+        outside = [layer for layer in directions.layers if not 0 <= layer < self.n_layers]
+        if outside:
+            raise DictionaryMismatch(
+                f"dictionary {dictionary.name} acts on layer {outside[0]}, the model has layers 0 to {self.n_layers - 1}"
+            )
+        self._dictionaries[dictionary.key] = dictionary
+        for layer in directions.layers:
+            if layer not in self._edits:
+                self._deltas[layer, ""] = self._empty()
+                self._edits[layer] = {}
+
+    def dictionary(self, key: str) -> FeatureDictionary:
+        try:
+            return self._dictionaries[key]
+        except KeyError:
+            raise SteeringError(f"dictionary {key} is not attached; call engine.attach(dictionary) first") from None
+
+    def row(self, steering: Steering) -> int:
+        """The row of a steering, made on first use. Raises SteeringError if a part of it cannot be applied."""
+        known = self._rows.get(steering)
+        if known is not None:
+            return known
+        row = len(self.steerings)
+        sums: dict[tuple[int, str], Tensor] = {}
+        edits: dict[int, list[Edit]] = {}
+        for i in steering:
+            directions = self.dictionary(i.dictionary).directions
+            if not i.feature < len(self.dictionary(i.dictionary)):
+                raise SteeringError(f"feature {i.feature} is not in dictionary {i.dictionary}; see its length")
+            vectors = directions.vectors([i.feature])[0].to(self.device, self.dtype)
+            levels = directions.units([i.feature])[0].to(self.device, self.dtype) * i.strength
+            if not (bool(vectors.isfinite().all()) and bool(levels.isfinite().all())):
+                raise SteeringError(f"feature {i.feature} of dictionary {i.dictionary} has a direction that is not finite")
+            scaled = directions.input_scale(vectors[:1]) is not None
+            for column, layer in enumerate(directions.layers):
+                if i.mode == "add":
+                    place = (layer, i.dictionary if scaled else "")
+                    sums[place] = sums.get(place, 0) + levels[column] * vectors[column]
+                else:
+                    edit = Edit(i.mode, directions, i.feature, column, float(levels[column]))
+                    edits.setdefault(layer, []).append(edit)
+        self._reserve(row)
+        for (layer, key), delta in sums.items():
+            self._put(layer, key, row, delta)
+        for layer, some in edits.items():
+            self._edits[layer][row] = some
+        self.steerings.append(steering)
+        self._rows[steering] = row
+        return row
+
+    def set_canary(self, layer: int, delta: Tensor) -> None:
+        """Fill row 1 at one layer and empty it at the others, for the check that steering reaches the logits."""
+        for one in self.layers:
+            self._put(one, "", CANARY, torch.zeros_like(delta) if one != layer else delta)
+
+    def apply(self, layer: int, hidden: Tensor, rows: Tensor, present: Iterable[int]) -> Tensor:
+        """h' for block outputs [T, D] at `layer`; rows [T] on the device; present: the distinct rows among them.
+
+        Every part is computed from the h that came in, and the parts add up, so order does not matter.
+        """
+        change = self._deltas[layer, ""].index_select(0, rows)
+        for (at, key), table in self._deltas.items():
+            if at == layer and key:
+                scale = self._dictionaries[key].directions.input_scale(hidden)
+                if scale is None:
+                    raise SteeringError(f"dictionary {key} stopped scaling its input; steering would be wrong")
+                change = change + table.index_select(0, rows) * scale.to(change.dtype)
+        for row in present:
+            for edit in self._edits[layer].get(row, ()):
+                where = (rows == row).nonzero()[:, 0]
+                change = change.index_add(0, where, _edited(edit, layer, hidden[where], change.dtype))
+        return hidden + change.to(hidden.dtype)
+
+    def _put(self, layer: int, key: str, row: int, delta: Tensor) -> None:
+        if (layer, key) not in self._deltas:
+            self._deltas[layer, key] = self._empty()
+        self._reserve(row)
+        self._deltas[layer, key][row] = delta
+
+    def _reserve(self, row: int) -> None:
+        """Make all tables at least row + 1 long, by doubling."""
+        for place, table in self._deltas.items():
+            if row >= len(table):
+                grown = table.new_zeros(max(2 * len(table), row + 1), self.d_model)
+                grown[: len(table)] = table
+                self._deltas[place] = grown
+
+    def _empty(self) -> Tensor:
+        return torch.zeros(max(16, len(self.steerings) + 1), self.d_model, device=self.device, dtype=self.dtype)
+
+
+def _edited(edit: Edit, layer: int, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """[t, D]: what a clamp or a projection adds to residuals [t, D]."""
+    vector = edit.directions.vectors([edit.feature])[0, edit.column].to(hidden.device, dtype)
+    if edit.mode == "project_out":
+        return -(hidden.to(dtype) @ vector / vector.square().sum().clamp_min(1e-30))[:, None] * vector
+    active = edit.directions.activation(layer, hidden, [edit.feature]).to(dtype)
+    step = (edit.level - active) * vector
+    scale = edit.directions.input_scale(hidden)
+    return step if scale is None else step * scale.to(dtype)
+
+
+def distinct(rows: Sequence[int]) -> tuple[int, ...]:
+    """The distinct rows of a pack, for `apply`."""
+    return tuple(dict.fromkeys(rows))
