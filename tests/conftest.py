@@ -1,4 +1,4 @@
-"""What several test rooms share: a tiny random Llama made from a configuration, and a dictionary of random directions."""
+"""What several test rooms share: a tiny random Llama, and hypothesis settings."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 from toolkit.errors import BadInput
@@ -40,9 +41,7 @@ class Context:
 
     segments: tuple[Segment, ...] = ()
 
-    def append(
-        self, tokens: Iterable[int], steering: Steering = NO_STEERING, author: Author = "given"
-    ) -> Context:
+    def append(self, tokens: Iterable[int], steering: Steering = NO_STEERING, author: Author = "given") -> Context:
         """The context with `tokens` after it, computed under `steering`. No tokens, no new segment."""
         segment = Segment(tuple(tokens), steering, author)
         return Context((*self.segments, segment)) if segment.tokens else self
@@ -112,9 +111,7 @@ class Context:
         return sum(len(s) for s in self.segments)
 
     def to_json(self) -> list[dict[str, object]]:
-        return [
-            {"tokens": list(s.tokens), "steering": s.steering.to_json(), "author": s.author} for s in self.segments
-        ]
+        return [{"tokens": list(s.tokens), "steering": s.steering.to_json(), "author": s.author} for s in self.segments]
 
     def _mapped(self, start: int, stop: int | None, change) -> Context:  # type: ignore[no-untyped-def]
         end = len(self) if stop is None else stop
@@ -127,7 +124,7 @@ class Context:
         position = 0
         for segment in self.segments:
             edges = sorted({0, len(segment), *(e - position for e in (start, stop) if 0 < e - position < len(segment))})
-            for low, high in zip(edges, edges[1:], strict=False):
+            for low, high in pairwise(edges):
                 inside = start <= position + low and position + high <= stop
                 yield replace(segment, tokens=segment.tokens[low:high]), inside
             position += len(segment)

@@ -1,4 +1,4 @@
-"""INSPECT, SEARCH, STEER, REMOVE, CLEAR, CHECK (and LEAVE, the way out) as plain functions: (toolbox, call) -> (toolbox, receipt).
+"""INSPECT, SEARCH, STEER, REMOVE, CLEAR, CHECK and LEAVE as plain functions: (toolbox, call) -> (toolbox, receipt).
 
 Knows no wording: a theme turns receipts into text. Nothing that a model writes raises here; every call ends
 as exactly one outcome.

@@ -134,13 +134,18 @@ def test_generated_residuals_and_logprobs_are_those_of_a_plain_pass(engine, refe
     close(got.residuals, residuals[len(context) :, 1])
     logprobs = torch.log_softmax(logits, -1)[torch.arange(len(context) - 1, len(context) + len(got.tokens) - 1)]
     torch.testing.assert_close(
-        torch.tensor(got.logprobs), logprobs.gather(1, torch.tensor(got.tokens)[:, None])[:, 0].float(), rtol=1e-5, atol=1e-5
+        torch.tensor(got.logprobs),
+        logprobs.gather(1, torch.tensor(got.tokens)[:, None])[:, 0].float(),
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
 def test_batched_is_alone(tiny_llama: Path) -> None:
     requests = [
-        Generate(random_context(s, 1 + s % 5), Sampling(0.7, 0.9, 5 + s, ("batch", s)), random_steering(s), DICTIONARY.key)
+        Generate(
+            random_context(s, 1 + s % 5), Sampling(0.7, 0.9, 5 + s, ("batch", s)), random_steering(s), DICTIONARY.key
+        )
         for s in range(9)
     ]
     together = everything(engine_of(tiny_llama), requests)
@@ -152,7 +157,9 @@ def test_batched_is_alone(tiny_llama: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"chunk": 3}, {"chunk": 1}, {"most_rows": 2}, {"keep_lanes": 1}])
 def test_chunks_rows_and_kept_lanes_change_nothing(tiny_llama: Path, engine, options) -> None:
-    requests = [Generate(random_context(s), Sampling(0.7, 1, 8, ("c", s)), random_steering(s), DICTIONARY.key) for s in range(5)]
+    requests = [
+        Generate(random_context(s), Sampling(0.7, 1, 8, ("c", s)), random_steering(s), DICTIONARY.key) for s in range(5)
+    ]
     for a, b in zip(everything(engine, requests), everything(engine_of(tiny_llama, **options), requests), strict=True):
         assert a.tokens == b.tokens
         close(a.residuals, b.residuals)
@@ -161,7 +168,7 @@ def test_chunks_rows_and_kept_lanes_change_nothing(tiny_llama: Path, engine, opt
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=6))
 def test_cached_is_recomputed_whatever_was_asked_before(tiny_llama: Path, steps) -> None:
-    """A history of rounds, forks and re-steerings on one engine; each answer equals that of an engine without memory."""
+    """Rounds, forks and re-steerings on one engine; each answer equals that of an engine without memory."""
     shared = _kept_engine(tiny_llama)
     context = Context().append([0, 5, 6, 7])
     for seed, whole, feature in steps:
@@ -297,7 +304,11 @@ def test_a_dictionary_that_does_not_fit_is_refused(engine) -> None:
         (Generate(Context(), Sampling()), BadInput, "empty"),
         (Generate(Context().append([0] * 256), Sampling()), WindowFull, "window is 256"),
         (Generate(Context().append([10_000]), Sampling()), BadInput, "vocabulary"),
-        (Generate(Context().append([0]), Sampling(), Steering.of(Intervention("?", 1, 0.3))), SteeringError, "attached"),
+        (
+            Generate(Context().append([0]), Sampling(), Steering.of(Intervention("?", 1, 0.3))),
+            SteeringError,
+            "attached",
+        ),
         (Generate(Context().append([0]), Sampling(), Steering.of(steer(99, 0.3))), SteeringError, "99"),
         (Score(Context().append([0]), (((),),)), BadInput, "without tokens"),
         (Read(Context().append([0]), (1,), (0,)), BadInput, "position 1"),

@@ -102,18 +102,20 @@ def _cut(tokenizer: Any, template: str | None) -> Wrapping:
             )
         )
 
+    from jinja2 import TemplateError
+
     user, reply, later = ("user", FIRST), ("assistant", REPLY), ("user", NEXT)
     try:
         alone, rest = _split(render(user, reply, later), FIRST)
         _, rest = _split(rest, REPLY)
         between, header = _split(rest, NEXT)
         header = _split(render(user), FIRST)[1]
-    except Exception as error:  # a template is a program of the model's authors and raises what it likes
+    except (TemplateError, ValueError, TypeError, BadInput) as error:
         raise BadInput(f"this chat template cannot be used: {error}") from error
     try:
         before_system, rest = _split(render(("system", SYSTEM), user), SYSTEM)
         after_system = _split(rest, FIRST)[0]
-    except Exception:  # no system role: the system prompt opens the first user turn, as such models' makers advise
+    except (TemplateError, ValueError, BadInput):  # no system role: it opens the first user turn, as its makers advise
         before_system, after_system = alone, "\n\n"
     return Wrapping(before_system, after_system, alone, *_close(tokenizer, between, header))
 

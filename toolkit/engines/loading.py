@@ -41,7 +41,9 @@ def load(
 
     logging.disable_progress_bar()
     if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
-        raise BadInput(f"there is no model folder {name}; give a folder with config.json or a hub name such as org/model")
+        raise BadInput(
+            f"there is no model folder {name}; give a folder with config.json or a hub name such as org/model"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
@@ -53,7 +55,8 @@ def load(
             f"model {name} could not be opened: {first} Give a folder with config.json and safetensors, or a hub name"
             " that this machine can reach"
         ) from error
-    model = model.to(device).eval().requires_grad_(False)
+    model.to(device)  # type: ignore[arg-type]  # transformers' stub of .to lacks the device
+    model.eval().requires_grad_(False)
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     stops = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return model, ChatTokenizer(tokenizer, stops)

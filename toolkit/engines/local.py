@@ -31,7 +31,7 @@ from toolkit.engines.base import (
     Scores,
     Why,
 )
-from toolkit.errors import BadInput, SteeringError, Unsupported, WindowFull
+from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported, WindowFull
 from toolkit.steering import Steering
 
 
@@ -154,7 +154,7 @@ class LocalEngine:
             step = self._next_step()
             try:
                 self._compute(step)
-            except Exception as error:  # whatever the model raises belongs to the requests that were in this step
+            except (SelfsteerError, RuntimeError) as error:  # torch's own errors are the step's requests' failures
                 for job, _ in step:
                     finished.append((job.ticket, Failure(error)))
                     self._drop(job)
@@ -171,7 +171,7 @@ class LocalEngine:
             ticket, request = self._waiting.popleft()
             try:
                 job = self._start(ticket, request)
-            except Exception as error:
+            except SelfsteerError as error:
                 failed.append((ticket, Failure(error)))
                 continue
             self._active.append(job)
@@ -187,19 +187,22 @@ class LocalEngine:
         if tokens.min() < 0 or tokens.max() >= self.info.vocabulary:
             raise BadInput(f"token {tokens.max()} is not in the vocabulary of {self.info.vocabulary}")
         rows = np.concatenate([np.full(len(s), self._table.row(s.steering), np.int64) for s in context.segments])
-        if isinstance(request, Generate):
-            work = self._generate
-            most = len(context) - 1
-        elif isinstance(request, Score):
-            work, most = self._score, len(context) - 1
-        else:
-            # residuals are not kept, so what is read is computed again from the first wanted position on
+        # the last token is always computed anew, since its logits are wanted; residuals are not kept, so a Read
+        # computes everything from the first wanted position on
+        most = len(context) - 1
+        if isinstance(request, Read):
             _check_read(request, len(context), self.info.n_layers)
-            work, most = self._read, min(request.positions, default=len(context) - 1)
+            most = min(request.positions, default=most)
         lane, reused = self._store.acquire(tokens, rows, most, self.keep_lanes)
         job = Job(ticket, request, lane)
         job.applied.update(lane.rows[:reused].tolist())
-        job.work = work(job, request, tokens[reused:].tolist(), rows[reused:].tolist(), reused)  # type: ignore[operator]
+        rest = tokens[reused:].tolist(), rows[reused:].tolist(), reused
+        if isinstance(request, Generate):
+            job.work = self._generate(job, request, *rest)
+        elif isinstance(request, Score):
+            job.work = self._score(job, request, *rest)
+        else:
+            job.work = self._read(job, request, *rest)
         job.span = next(job.work)
         return job
 
@@ -253,7 +256,9 @@ class LocalEngine:
                     branch = Span(spelling[:-1], [row] * (len(spelling) - 1), "logits")
                     job.lane.length = len(request.context)
                     yield branch
-                    logprobs = torch.cat([after_context, torch.log_softmax(torch.cat(branch.logits).double().cpu(), -1)])
+                    logprobs = torch.cat(
+                        [after_context, torch.log_softmax(torch.cat(branch.logits).double().cpu(), -1)]
+                    )
                 parts.append(logprobs[torch.arange(len(spelling)), torch.tensor(spelling)].sum())
             sums.append(float(torch.logsumexp(torch.stack(parts), 0)))
         job.lane.length = len(request.context)
@@ -370,7 +375,7 @@ class LocalEngine:
         except StopIteration as end:
             self._drop(job)
             return [(job.ticket, end.value)]
-        except Exception as error:
+        except SelfsteerError as error:
             self._drop(job)
             return [(job.ticket, Failure(error))]
         return []

@@ -20,6 +20,7 @@ from toolkit.engines.base import (
     Result,
     Score,
     Tokenizer,
+    Why,
 )
 from toolkit.errors import SelfsteerError, SteeringError, Unsupported
 from toolkit.steering import Steering
@@ -117,7 +118,7 @@ class ScriptedEngine:
             raise answer
         tokens: tuple[int, ...] = (*self.tokenizer.encode(answer), END)
         room = min(request.sampling.max_tokens, self.info.window - len(request.context))
-        why = "stop" if len(tokens) <= room else "length" if room == request.sampling.max_tokens else "window"
+        why: Why = "stop" if len(tokens) <= room else "length" if room == request.sampling.max_tokens else "window"
         tokens = tokens[:room]
         steered: Counter[Steering] = Counter(request.context.steered())
         steered[request.steering] += len(tokens)

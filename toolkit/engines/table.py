@@ -64,7 +64,7 @@ class SteeringTable:
         outside = [layer for layer in directions.layers if not 0 <= layer < self.n_layers]
         if outside:
             raise DictionaryMismatch(
-                f"dictionary {dictionary.name} acts on layer {outside[0]}, the model has layers 0 to {self.n_layers - 1}"
+                f"dictionary {dictionary.name} acts on layer {outside[0]}, the model has 0 to {self.n_layers - 1}"
             )
         self._dictionaries[dictionary.key] = dictionary
         for layer in directions.layers:
@@ -93,7 +93,9 @@ class SteeringTable:
             vectors = directions.vectors([i.feature])[0].to(self.device, self.dtype)
             levels = directions.units([i.feature])[0].to(self.device, self.dtype) * i.strength
             if not (bool(vectors.isfinite().all()) and bool(levels.isfinite().all())):
-                raise SteeringError(f"feature {i.feature} of dictionary {i.dictionary} has a direction that is not finite")
+                raise SteeringError(
+                    f"feature {i.feature} of dictionary {i.dictionary} has a direction that is not finite"
+                )
             scaled = directions.input_scale(vectors[:1]) is not None
             for column, layer in enumerate(directions.layers):
                 if i.mode == "add":

@@ -1,0 +1,45 @@
+# Everything a newcomer needs: `make demo` and `make test` set up .venv by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test test-long lint types format controls organism clean
+help: ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# torch first and pinned: an open range would fetch another build of it, gigabytes large
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "selfsteer needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	touch .venv/ready
+
+demo: .venv/ready ## a model steers itself; ends with a report to open
+	$(BIN)/selfsteer demo
+
+test: .venv/ready ## the tests (under ten minutes on two cores)
+	$(BIN)/python -m pytest -m 'not long' -n 2 --dist worksteal
+
+test-long: .venv/ready ## the tests that take minutes
+	$(BIN)/python -m pytest -m long
+
+lint: .venv/ready ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready ## types, strict on toolkit/
+	$(BIN)/mypy
+
+format: .venv/ready ## put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+controls: .venv/ready ## every number that the organism must reach, measured
+	$(BIN)/selfsteer controls
+
+organism: .venv/ready ## train the organism anew, from nothing
+	$(BIN)/python -m toolkit.organism.build --out build/organism
+
+clean: ## forget the set-up
+	rm -rf .venv build
