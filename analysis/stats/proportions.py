@@ -56,7 +56,7 @@ def fisher(first: Iterable[Any], second: Iterable[Any], level: float = 0.95) -> 
     how = f"Fisher exact, two-sided; conditional odds ratio, exact {level:.0%}"
     if n1 == 0 or n2 == 0:
         return undefined(how, n1 + n2, missing1 + missing2)
-    table = [[k1, n1 - k1], [k2, n2 - k2]]
+    table = np.array([[k1, n1 - k1], [k2, n2 - k2]])
     p = float(scipy_stats.fisher_exact(table).pvalue)
     if k1 + k2 in (0, n1 + n2):
         return Estimate(NAN, NAN, NAN, n1 + n2, how, missing1 + missing2, p)

@@ -56,7 +56,7 @@ def kaplan_meier(times: Iterable[Any], happened: Iterable[Any], level: float = 0
         warnings.filterwarnings(
             "ignore", message="The confidence interval is undefined"
         )  # where nobody or all are affected
-        bounds = fit.sf.confidence_interval(level, method="log-log")
+        bounds: Any = fit.sf.confidence_interval(level, method="log-log")
     at = np.asarray(fit.sf.quantiles, dtype=float)
     share = np.asarray(fit.sf.probabilities, dtype=float)
     every = np.concatenate([seen, censored])

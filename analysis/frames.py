@@ -1,0 +1,237 @@
+"""The transcripts of one run as tidy pandas frames, from the declared table of columns.
+
+Knows no metric and no engine. A rollout without a last line is listed in `unfinished` and is in no other frame.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from analysis.columns import TABLES, Column, Table, columns_markdown
+from toolkit.errors import BadInput
+
+__all__ = ["Frames", "columns_markdown", "load"]
+
+Event = dict[str, Any]
+SILENT_S = 2.0
+"""Reading shorter than this shows no progress bar."""
+WHOLE = ("finished", "left", "window")
+"""Endings after which a rollout counts; after `failed` or `stopped` every metric of it is missing."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of analysis/columns.py, and what stands beside them.
+
+    unfinished: rollout, condition, rounds_done, path of files without a last line. errors: rollout, path, line,
+    problem of files that could not be read, and of rollouts that say that they failed. filters: what `where` kept.
+    """
+
+    run: str
+    manifest: Mapping[str, Any]
+    rollouts: pd.DataFrame
+    rounds: pd.DataFrame
+    calls: pd.DataFrame
+    shown: pd.DataFrame
+    activations: pd.DataFrame
+    steering: pd.DataFrame
+    notes: pd.DataFrame
+    unfinished: pd.DataFrame
+    errors: pd.DataFrame
+    filters: tuple[str, ...] = ()
+    labels: Mapping[int, str] = field(default_factory=dict)
+
+    def where(self, **equal: object) -> Frames:
+        """Only the rollouts whose columns have these values; `filters` says so in every caption.
+
+        Raises BadInput on a column that rollouts do not have.
+        """
+        keep = pd.Series(True, index=self.rollouts.index)
+        for column, value in equal.items():
+            if column not in self.rollouts:
+                raise BadInput(f"rollouts have no column {column!r}; they have {', '.join(map(str, self.rollouts))}")
+            keep &= (self.rollouts[column] == value).fillna(False).astype(bool)
+        ids = set(self.rollouts.loc[keep, "rollout"])
+        cut: dict[str, Any] = {t.name: _only(getattr(self, t.name), ids) for t in TABLES}
+        return replace(self, **cut, filters=(*self.filters, *(f"{c} = {v}" for c, v in equal.items())))
+
+    @property
+    def counted(self) -> list[str]:
+        """The rollouts that ended in a way that counts."""
+        return [str(r) for r in self.rollouts.loc[self.rollouts["ended"].isin(WHOLE), "rollout"]]
+
+
+def load(run_dir: str | Path) -> Frames:
+    """Read RUN/manifest.json and RUN/rollouts/*/*.jsonl. A bar shows after two seconds.
+
+    Raises BadInput if the folder holds no transcript.
+    """
+    run = Path(run_dir)
+    paths = sorted((run / "rollouts").glob("**/*.jsonl"), key=_in_order)
+    if not paths:
+        raise BadInput(f"{run} holds no transcripts; give a run folder, with rollouts/<condition>/<seed>.jsonl in it")
+    gathered: dict[str, dict[str, list[Any]]] = {t.name: {c.name: [] for c in t.columns} for t in TABLES}
+    unfinished: list[Event] = []
+    errors: list[Event] = []
+    labels: dict[int, str] = {}
+    for path in _with_bar(paths):
+        name = path.relative_to(run / "rollouts").with_suffix("").as_posix()
+        file = {"rollout": name, "condition": name.rpartition("/")[0], "path": str(path)}
+        events, problem = _read(path)
+        if problem:
+            errors.append({"rollout": name, "path": str(path), **problem})
+        elif not events or events[-1]["event"] != "end":
+            done = sum(e["event"] == "response" for e in events)
+            unfinished.append({**{k: file[k] for k in ("rollout", "condition", "path")}, "rounds_done": done})
+        else:
+            _gather(file, events, gathered)
+            _learn_labels(events, labels)
+            if events[-1].get("error"):
+                errors.append({"rollout": name, "path": str(path), "line": len(events), "problem": events[-1]["error"]})
+    frames: dict[str, Any] = {t.name: _frame(t, gathered[t.name]) for t in TABLES}
+    return Frames(
+        run=run.name or str(run.resolve().name),
+        manifest=_manifest(run),
+        **frames,
+        unfinished=pd.DataFrame(unfinished, columns=["rollout", "condition", "rounds_done", "path"]),
+        errors=pd.DataFrame(errors, columns=["rollout", "path", "line", "problem"]),
+        labels=labels,
+    )
+
+
+def _read(path: Path) -> tuple[list[Event], Event | None]:
+    """The events of one file, and what is wrong with it. A torn last line is an unfinished file, not a wrong one."""
+    lines = path.read_bytes().split(b"\n")
+    events: list[Event] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                return events, None
+            return events, {"line": number, "problem": "not JSON; the file is damaged before its end"}
+        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+            return events, {"line": number, "problem": "not an event; every line is an object with a key `event`"}
+        events.append(event)
+    if events and events[0]["event"] != "start":
+        return events, {"line": 1, "problem": f"begins with {events[0]['event']!r}, not with start"}
+    return events, None
+
+
+def _gather(file: Event, events: Sequence[Event], gathered: dict[str, dict[str, list[Any]]]) -> None:
+    start, end = events[0], events[-1]
+    by_round: dict[int, dict[str, Event]] = {}
+    for event in events:
+        if event["event"] in ("turn", "response"):
+            by_round.setdefault(int(event["round"]), {})[event["event"]] = event
+    for table in TABLES:
+        if table.rows == "rollout":
+            scopes: Iterable[dict[str, Event]] = [{"start": start, "end": end}]
+        elif table.rows == "round":
+            scopes = [{**found, "row": {"round": r}} for r, found in sorted(by_round.items())]
+        else:
+            scopes = [{table.rows: e, "row": {"round": e.get("round")}} for e in events if e["event"] == table.rows]
+        into = gathered[table.name]
+        for scope in scopes:
+            _add_rows(table, {**scope, "file": file}, into)
+
+
+def _add_rows(table: Table, scope: Mapping[str, Event], into: dict[str, list[Any]]) -> None:
+    walked = {c.name: _walk(c.path, scope) for c in table.columns if "[]" in c.path}
+    lengths = {len(v) for v in walked.values() if v is not None}
+    if len(lengths) > 1:
+        raise BadInput(f"lists of {table.name} that belong together differ in length: {sorted(lengths)}")
+    count = (lengths.pop() if lengths else 0) if walked else 1
+    for column in table.columns:
+        if column.name in walked:
+            into[column.name] += walked[column.name] or [None] * count
+        else:
+            into[column.name] += [_value(column.path, scope)] * count
+
+
+def _value(path: str, scope: Mapping[str, Any]) -> Any:
+    path, _, step = path.partition("|")
+    value: Any = scope
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or value.get(key) is None:
+            return None
+        value = value[key]
+    return len(value) if step == "len" else value
+
+
+def _walk(path: str, scope: Mapping[str, Any]) -> list[Any] | None:
+    head, _, tail = path.partition("[]")
+    items = _value(head, scope)
+    if items is None:
+        return None
+    if tail == ".#":
+        return list(range(1, len(items) + 1))
+    return [_value(tail[1:], item) for item in items] if tail else list(items)
+
+
+def _frame(table: Table, values: Mapping[str, list[Any]]) -> pd.DataFrame:
+    return pd.DataFrame({c.name: _typed(c, values[c.name]) for c in table.columns})
+
+
+def _typed(column: Column, values: list[Any]) -> Any:
+    if column.dtype == "object":
+        made = pd.Series(index=range(len(values)), dtype=object)
+        made[:] = values
+        return made
+    try:
+        return pd.array([pd.NA if v is None else v for v in values], dtype=column.dtype)
+    except (TypeError, ValueError) as error:
+        odd = next((v for v in values if v is not None and not isinstance(v, int | float | str)), error)
+        raise BadInput(f"column {column.name} ({column.path}) should be {column.dtype}; found {odd!r}") from error
+
+
+def _learn_labels(events: Iterable[Event], labels: dict[int, str]) -> None:
+    """Labels as they were shown or recorded, for readings that name features by number alone."""
+    for event in events:
+        if event["event"] == "call":
+            for row in event.get("rows") or ():
+                labels.setdefault(int(row["feature"]), str(row["label"]))
+
+
+def _only(frame: pd.DataFrame, ids: set[str]) -> pd.DataFrame:
+    return frame[frame["rollout"].isin(ids)].reset_index(drop=True)
+
+
+def _manifest(run: Path) -> Mapping[str, Any]:
+    path = run / "manifest.json"
+    if not path.exists():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is not JSON ({error}); restore it or move it away") from error
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _in_order(path: Path) -> tuple[str, int, str]:
+    return (path.parent.as_posix(), int(path.stem) if path.stem.isdigit() else -1, path.stem)
+
+
+def _with_bar(paths: Sequence[Path]) -> Iterator[Path]:
+    began, bar, task = time.monotonic(), None, None
+    for done, path in enumerate(paths):
+        if bar is None and time.monotonic() - began > SILENT_S:
+            shape = TextColumn("reading transcripts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            bar = Progress(*shape, transient=True)
+            task = bar.add_task("", total=len(paths), completed=done)
+            bar.start()
+        if bar is not None and task is not None:
+            bar.update(task, completed=done)
+        yield path
+    if bar is not None:
+        bar.stop()
