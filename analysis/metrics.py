@@ -48,11 +48,12 @@ _SIGNATURE = re.compile(r"\b([A-Z]{2,}(?:_[A-Z]+)*)\(([^()\n]*)\)")
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that can be computed for a rollout. kind: a yes/no whose mean is a rate, or a number."""
+    """A number that can be computed for a rollout. kind: a yes/no, whose mean is a rate; a
+    share between 0 and 1; or a number of at least 0."""
 
     name: str
     version: int
-    kind: Literal["rate", "number"]
+    kind: Literal["rate", "share", "number"]
     meaning: str
     measure: Callable[[Frames], pd.DataFrame]
 
@@ -294,19 +295,19 @@ METRICS: dict[str, Metric] = {
         Metric("malformed_calls", 1, "number", "calls that could not be read", call_faults),
         Metric("unknown_tool_calls", 1, "number", "calls of a tool that does not exist", call_faults),
         Metric("bad_argument_calls", 1, "number", "well-formed calls with an impossible argument", call_faults),
-        Metric("malformed_share", 1, "number", "malformed calls per call written", call_faults),
+        Metric("malformed_share", 1, "share", "malformed calls per call written", call_faults),
         Metric("repeats", 1, "number", "calls equal to an earlier one of the same response", call_faults),
         Metric("prose_mentions", 1, "number", "names of tools outside any call", call_faults),
         Metric("copied_placeholder", 1, "rate", "an argument was copied from the prompt", placeholder_copies),
-        Metric("copied_share", 1, "number", "calls with an argument copied from the prompt", placeholder_copies),
+        Metric("copied_share", 1, "share", "calls with an argument copied from the prompt", placeholder_copies),
         Metric("first_person", 1, "number", "I, my, me, mine, myself per 1,000 words", pronouns),
         Metric("second_person", 1, "number", "you, your, yours, yourself per 1,000 words", pronouns),
         Metric("words_per_response", 1, "number", "words per response", length),
-        Metric("vocabulary", 1, "number", "distinct words per word, 50-word windows", length),
-        Metric("cut_off_share", 1, "number", "responses cut off at the token limit", length),
+        Metric("vocabulary", 1, "share", "distinct words per word, 50-word windows", length),
+        Metric("cut_off_share", 1, "share", "responses cut off at the token limit", length),
         Metric("portfolio_rounds", 1, "number", "sum over rounds of own features in force: state", _provenance),
         Metric("voided_steers", 1, "number", "STEERs undone by a later call of their response", _provenance),
         Metric("silently_voided_steers", 1, "number", "STEERs reported ok, not in force, never undone", _provenance),
-        Metric("steers_from_search_share", 1, "number", "STEERs of a feature seen before only in SEARCH", _provenance),
+        Metric("steers_from_search_share", 1, "share", "STEERs of a feature seen before only in SEARCH", _provenance),
     )
 }

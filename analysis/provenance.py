@@ -80,7 +80,7 @@ def steers(frames: Frames) -> pd.DataFrame:
 
 def per_rollout(frames: Frames) -> dict[str, dict[str, float]]:
     """State against actions, and what became of steers, per rollout; a share of no steers is NaN."""
-    made = {r: group for r, group in steers(frames).groupby("rollout")}
+    made = dict(iter(steers(frames).groupby("rollout")))
     own = frames.steering[frames.steering["source"] == "self"].groupby("rollout").size()
     rows = {}
     for rollout in frames.rollouts["rollout"]:

@@ -14,8 +14,11 @@ from scipy import stats as scipy_stats
 from analysis.stats.estimate import NAN, Estimate, numbers, present, undefined
 
 
-def mean(values: Iterable[Any], level: float = 0.95) -> Estimate:
-    """The mean of one number per rollout, with Student's interval. One rollout has no interval."""
+def mean(values: Iterable[Any], level: float = 0.95, floor: float = -np.inf, ceiling: float = np.inf) -> Estimate:
+    """The mean of one number per rollout, with Student's interval. One rollout has no interval.
+
+    floor, ceiling: what the numbers cannot pass; the interval is cut there, which costs no coverage.
+    """
     x, missing = present(values)
     how = f"mean, Student t {level:.0%}"
     if len(x) == 0:
@@ -24,7 +27,7 @@ def mean(values: Iterable[Any], level: float = 0.95) -> Estimate:
         return Estimate(float(x[0]), NAN, NAN, 1, how, missing)
     half = float(scipy_stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
     centre = float(x.mean())
-    return Estimate(centre, centre - half, centre + half, len(x), how, missing)
+    return Estimate(centre, max(centre - half, floor), min(centre + half, ceiling), len(x), how, missing)
 
 
 def spearman(first: Iterable[Any], second: Iterable[Any], level: float = 0.95) -> Estimate:

@@ -1,0 +1,236 @@
+"""What a run was asked and what it answered, as tables: terminal, Markdown and HTML print this and nothing else.
+
+Knows no wording of a page and no figure. Every number is an Estimate from stats, over rollouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from analysis import provenance, stats
+from analysis.frames import WHOLE, Frames
+from analysis.metrics import METRICS, Metric
+from analysis.provenance import Overlap
+
+RATES = (
+    "used_tools",
+    "used_tools_first_round",
+    "steered",
+    "copied_placeholder",
+    "degenerate_same_index",
+    "degenerate_difflib",
+    "degenerate_equal",
+    "degenerate_last_five",
+    "degenerate_loop",
+)
+NUMBERS = (
+    "calls",
+    "steers",
+    "searches",
+    "malformed_share",
+    "repeats",
+    "first_person",
+    "second_person",
+    "words_per_response",
+    "vocabulary",
+    "cut_off_share",
+    "portfolio_rounds",
+    "voided_steers",
+    "silently_voided_steers",
+    "steers_from_search_share",
+)
+COMPARED = ("used_tools", "steered", "degenerate_same_index", "degenerate_loop")
+"""Rates that are tested between groups; fixed here, so that nobody picks them after looking."""
+
+
+SETTING = (
+    "scenario",
+    "model",
+    "dictionary",
+    "dictionary_unit",
+    "layer",
+    "framing",
+    "arm",
+    "label_view",
+    "scope",
+    "temperature",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one group of rollouts."""
+
+    metric: Metric
+    group: str
+    estimate: stats.Estimate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One rate in two groups: the difference with Newcombe's interval, Fisher's p, and p over all comparisons shown."""
+
+    metric: Metric
+    first: str
+    second: str
+    difference: stats.Estimate
+    fisher: stats.Estimate
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the rollouts of one group."""
+
+    group: str
+    finished: int
+    left: int
+    window: int
+    failed: int
+    stopped: int
+    unfinished: int
+
+    @property
+    def counted(self) -> int:
+        return self.finished + self.left + self.window
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that a report says. by: the column of rollouts that makes the groups. setting: what was the same."""
+
+    run: str
+    by: str
+    filters: tuple[str, ...]
+    groups: tuple[str, ...]
+    setting: tuple[tuple[str, str], ...]
+    counts: tuple[Counts, ...]
+    rates: tuple[Cell, ...]
+    numbers: tuple[Cell, ...]
+    comparisons: tuple[Comparison, ...]
+    provenance: tuple[tuple[str, int], ...]
+    overlap: Overlap
+    unfinished: int
+    errors: tuple[tuple[str, str], ...]
+
+    def cell(self, metric: str, group: str) -> stats.Estimate:
+        """The estimate of a metric in a group. Raises KeyError if the summary has none."""
+        for cell in (*self.rates, *self.numbers):
+            if cell.metric.name == metric and cell.group == group:
+                return cell.estimate
+        raise KeyError(f"no {metric} of {group} in this summary")
+
+
+def summarise(
+    frames: Frames, by: str = "condition", rates: Sequence[str] = RATES, numbers: Sequence[str] = NUMBERS, top: int = 20
+) -> Summary:
+    """Compute every table of the report. `by` is a column of rollouts, such as condition, framing or arm."""
+    groups = grouping(frames, by)
+    steers = provenance.steers(frames)
+    steers = steers[steers["rollout"].isin(frames.counted)]
+    origin = steers["provenance"].value_counts()
+    return Summary(
+        run=frames.run,
+        by=by,
+        filters=frames.filters,
+        groups=tuple(groups),
+        setting=_setting(frames, by),
+        counts=tuple(_counts(frames, by, groups)),
+        rates=tuple(_cells(frames, groups, rates)),
+        numbers=tuple(_cells(frames, groups, numbers)),
+        comparisons=tuple(compare(frames, groups, [r for r in COMPARED if r in rates])),
+        provenance=tuple((k, int(origin.get(k, 0))) for k in ("search", "inspect", "both", "neither")),
+        overlap=provenance.overlap(frames, top),
+        unfinished=len(frames.unfinished),
+        errors=tuple((str(r), str(p)) for r, p in frames.errors[["rollout", "problem"]].itertuples(index=False)),
+    )
+
+
+def grouping(frames: Frames, by: str) -> dict[str, list[str]]:
+    """Group name to its rollouts, names in order; a rollout without a value is in the group "(none)"."""
+    names = frames.rollouts[by].astype("string").fillna("(none)")
+    return {
+        str(name): [str(r) for r in frames.rollouts.loc[names == name, "rollout"]] for name in sorted(names.unique())
+    }
+
+
+def estimate(metric: Metric, values: Iterable[Any]) -> stats.Estimate:
+    """A rate with Wilson's interval, a number as a mean with Student's; one value per rollout. None is below 0."""
+    if metric.kind == "rate":
+        return stats.wilson(values)
+    return stats.mean(values, floor=0.0, ceiling=1.0 if metric.kind == "share" else float("inf"))
+
+
+def compare(frames: Frames, groups: dict[str, list[str]], rates: Sequence[str]) -> list[Comparison]:
+    """Fisher's exact test of every rate between every two groups, adjusted together by Benjamini and Hochberg."""
+    found = []
+    for name in rates:
+        values = METRICS[name].values(frames)
+        for first, second in combinations(groups, 2):
+            a, b = values[groups[first]], values[groups[second]]
+            found.append((METRICS[name], first, second, stats.newcombe(a, b), stats.fisher(a, b)))
+    adjusted = stats.benjamini_hochberg([f.p for *_, f in found])
+    return [Comparison(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
+
+
+def rates_frame(cells: Iterable[Cell]) -> pd.DataFrame:
+    """The cells as a tidy frame, for a notebook."""
+    return pd.DataFrame(
+        [
+            {
+                "metric": c.metric.identifier,
+                "group": c.group,
+                "value": c.estimate.value,
+                "low": c.estimate.low,
+                "high": c.estimate.high,
+                "n": c.estimate.n,
+                "missing": c.estimate.missing,
+                "how": c.estimate.how,
+                "meaning": c.metric.meaning,
+            }
+            for c in cells
+        ]
+    )
+
+
+def _cells(frames: Frames, groups: dict[str, list[str]], names: Sequence[str]) -> Iterable[Cell]:
+    for name in names:
+        values = METRICS[name].values(frames)
+        for group, rollouts in groups.items():
+            yield Cell(METRICS[name], group, estimate(METRICS[name], values[rollouts]))
+
+
+def _counts(frames: Frames, by: str, groups: dict[str, list[str]]) -> Iterable[Counts]:
+    ended = frames.rollouts.set_index("rollout")["ended"]
+    torn = frames.unfinished["condition"].value_counts().to_dict() if by == "condition" else {}
+    for group, rollouts in groups.items():
+        how = ended[rollouts].value_counts()
+        ways = {k: int(how.get(k, 0)) for k in (*WHOLE, "failed", "stopped")}
+        yield Counts(group, **ways, unfinished=int(torn.get(group, 0)))
+
+
+def _setting(frames: Frames, by: str) -> tuple[tuple[str, str], ...]:
+    """What all rollouts share, and how many values there are of what they do not."""
+    found = []
+    for column in SETTING:
+        values = [str(v) for v in frames.rollouts[column].dropna().unique()]
+        if column == by or not values:
+            continue
+        found.append((column.replace("_", " "), values[0] if len(values) == 1 else ", ".join(sorted(values))))
+    seeds = frames.rollouts.groupby(by, dropna=False).size()
+    rounds = frames.rollouts["rounds_done"].dropna()
+    found.append((f"rollouts per {by}", _span(seeds)))
+    found.append(("rounds per rollout", _span(rounds)))
+    return tuple(found)
+
+
+def _span(values: pd.Series[Any]) -> str:
+    if len(values) == 0:
+        return "none"
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"

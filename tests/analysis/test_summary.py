@@ -1,0 +1,47 @@
+"""The tables that every report prints: counts, rates with Wilson intervals, comparisons adjusted together.
+
+Knows the small run of synthetic.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis import stats
+from analysis.summary import COMPARED, rates_frame, summarise
+from tests.analysis.synthetic import Story
+
+
+def test_counts_rates_and_missing(frames):
+    summary = summarise(frames)
+    assert summary.groups == ("minimal", "research")
+    minimal, research = summary.counts
+    assert (minimal.finished, minimal.failed, minimal.unfinished, minimal.counted) == (1, 1, 1, 1)
+    assert (research.finished, research.left, research.counted) == (1, 1, 2)
+    cell = summary.cell("degenerate_same_index", "research")
+    assert cell == stats.wilson([1, 0]) and "Wilson 95%" in cell.how
+    assert summary.cell("degenerate_same_index", "minimal").missing == 1  # the failed one: neither healthy nor not
+    assert dict(summary.provenance) == {"search": 1, "inspect": 1, "both": 0, "neither": 1}
+    assert summary.unfinished == 1 and [r for r, _ in summary.errors] == ["minimal/1", "minimal/3"]
+
+
+def test_comparisons_are_fisher_between_all_groups_and_adjusted_together(tmp_path):
+    for seed in range(10):
+        Story("a", seed).say("x y z").steer(1, 0.1).say("y").end().write(tmp_path)
+        Story("b", seed).say("x y z").say("y").end().write(tmp_path)
+        Story("c", seed).say("x y z").say("y").end().write(tmp_path)
+    from analysis.frames import load
+
+    summary = summarise(load(tmp_path))
+    assert len(summary.comparisons) == 3 * len(COMPARED)
+    used = {(c.first, c.second): c for c in summary.comparisons if c.metric.name == "used_tools"}
+    assert used["a", "b"].fisher.p == pytest.approx(2 / 184756) and used["b", "c"].fisher.p == 1
+    assert used["a", "b"].difference == stats.newcombe([1] * 10, [0] * 10)
+    p = [c.fisher.p for c in summary.comparisons]
+    np.testing.assert_allclose([c.p_adjusted for c in summary.comparisons], stats.benjamini_hochberg(p))
+    assert len(rates_frame(summary.rates)) == 9 * 3
+
+
+def test_the_unit_is_the_rollout(frames):
+    assert all(c.estimate.n <= 2 for c in (*summarise(frames).rates, *summarise(frames).numbers))
