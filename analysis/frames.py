@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from agents import transcript
 from analysis.columns import TABLES, Column, Table, columns_markdown
 from toolkit.errors import BadInput
 
@@ -31,8 +32,9 @@ WHOLE = ("finished", "left", "window")
 class Frames:
     """The frames of analysis/columns.py, and what stands beside them.
 
-    unfinished: rollout, condition, rounds_done, path of files without a last line. errors: rollout, path, line,
-    problem of files that could not be read, and of rollouts that say that they failed. filters: what `where` kept.
+    unfinished: rollout, condition, rounds_done, path of files without a last line. errors: rollout, path, problem
+    of files that could not be read, and of rollouts that say that they failed. filters: what `where` kept.
+    labels: those that were shown to the model, by feature; the last label that was shown for it.
     """
 
     run: str
@@ -43,6 +45,8 @@ class Frames:
     shown: pd.DataFrame
     activations: pd.DataFrame
     steering: pd.DataFrame
+    externals: pd.DataFrame
+    rebases: pd.DataFrame
     notes: pd.DataFrame
     unfinished: pd.DataFrame
     errors: pd.DataFrame
@@ -85,9 +89,9 @@ def load(run_dir: str | Path) -> Frames:
     for path in _with_bar(paths):
         name = path.relative_to(run / "rollouts").with_suffix("").as_posix()
         file = {"rollout": name, "condition": name.rpartition("/")[0], "path": str(path)}
-        events, problem = _read(path)
+        events, problem = _events(path)
         if problem:
-            errors.append({"rollout": name, "path": str(path), **problem})
+            errors.append({"rollout": name, "path": str(path), "problem": problem})
         elif not events or events[-1]["event"] != "end":
             done = sum(e["event"] == "response" for e in events)
             unfinished.append({**{k: file[k] for k in ("rollout", "condition", "path")}, "rounds_done": done})
@@ -95,37 +99,24 @@ def load(run_dir: str | Path) -> Frames:
             _gather(file, events, gathered)
             _learn_labels(events, labels)
             if events[-1].get("error"):
-                errors.append({"rollout": name, "path": str(path), "line": len(events), "problem": events[-1]["error"]})
+                errors.append({"rollout": name, "path": str(path), "problem": events[-1]["error"]})
     frames: dict[str, Any] = {t.name: _frame(t, gathered[t.name]) for t in TABLES}
     return Frames(
         run=run.name or str(run.resolve().name),
         manifest=_manifest(run),
         **frames,
         unfinished=pd.DataFrame(unfinished, columns=["rollout", "condition", "rounds_done", "path"]),
-        errors=pd.DataFrame(errors, columns=["rollout", "path", "line", "problem"]),
+        errors=pd.DataFrame(errors, columns=["rollout", "path", "problem"]),
         labels=labels,
     )
 
 
-def _read(path: Path) -> tuple[list[Event], Event | None]:
-    """The events of one file, and what is wrong with it. A torn last line is an unfinished file, not a wrong one."""
-    lines = path.read_bytes().split(b"\n")
-    events: list[Event] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError:
-            if number == len(lines):
-                return events, None
-            return events, {"line": number, "problem": "not JSON; the file is damaged before its end"}
-        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-            return events, {"line": number, "problem": "not an event; every line is an object with a key `event`"}
-        events.append(event)
-    if events and events[0]["event"] != "start":
-        return events, {"line": 1, "problem": f"begins with {events[0]['event']!r}, not with start"}
-    return events, None
+def _events(path: Path) -> tuple[list[Event], str]:
+    """The events of one file as plain data, and what is wrong with it. A torn last line is unfinished, not wrong."""
+    try:
+        return [event.model_dump() for event in transcript.read(path).events], ""
+    except BadInput as error:
+        return [], str(error)
 
 
 def _gather(file: Event, events: Sequence[Event], gathered: dict[str, dict[str, list[Any]]]) -> None:

@@ -112,10 +112,10 @@ def call_faults(frames: Frames) -> pd.DataFrame:
     """What went wrong with calls: each fault by itself, as a count and as a share of the attempts of the rollout.
 
     repeats: a well-formed call equal to an earlier one of its response (no fault: counted apart).
-    prose_mentions: a tool's name in the text outside any call. Shares are NaN for a rollout without attempts.
+    prose_mentions: calls within sentences or quotations, as the parser counted them; they are not carried out.
+    Shares are NaN for a rollout without attempts.
     """
-    names = _tool_names(frames)
-    spoken = _prose(frames)
+    mentions = frames.rounds.groupby("rollout")["mentions"].sum(min_count=1)
     rows = {}
     for rollout, mine in _each(frames, frames.calls):
         outcome, attempts = mine["outcome"], len(mine)
@@ -126,8 +126,18 @@ def call_faults(frames: Frames) -> pd.DataFrame:
             **faults,
             "malformed_share": faults["malformed_calls"] / attempts if attempts else float("nan"),
             "repeats": float(formed.duplicated(["round", "verb", "arguments"]).sum()),
-            "prose_mentions": float(sum(len(names.findall(t)) for t in spoken.get(rollout, ())) if names else 0),
+            "prose_mentions": _number(mentions.get(rollout)),
         }
+    return _per_rollout(frames, rows)
+
+
+def monitored(frames: Frames) -> pd.DataFrame:
+    """Did a monitor ever find the rollout unhealthy? NaN without verdicts, or if none is and a monitor failed."""
+    rows = {}
+    for rollout, mine in _each(frames, frames.notes):
+        verdicts = set(mine["verdict"])
+        known = "unhealthy" in verdicts or (bool(verdicts) and "failed" not in verdicts)
+        rows[rollout] = {"monitor_unhealthy": float("unhealthy" in verdicts) if known else float("nan")}
     return _per_rollout(frames, rows)
 
 
@@ -140,7 +150,7 @@ def placeholder_copies(frames: Frames) -> pd.DataFrame:
     rows = {}
     for rollout, mine in _each(frames, frames.calls):
         copied = copies(mine, prompts.get(rollout))
-        asked = int(mine["arguments"].map(lambda a: bool(a)).sum()) if len(mine) else 0
+        asked = int(mine["arguments"].map(bool).sum()) if len(mine) else 0
         rows[rollout] = {
             "copied_placeholder": float(copied.any()) if asked else float("nan"),
             "copied_share": float(copied.sum()) / asked if asked else float("nan"),
@@ -245,12 +255,6 @@ def _prose(frames: Frames) -> dict[str, list[str]]:
     return prose
 
 
-def _tool_names(frames: Frames) -> re.Pattern[str] | None:
-    prompts = "\n".join(frames.rollouts["system"].dropna().unique())
-    names = {name for name, _ in _SIGNATURE.findall(prompts)}
-    return re.compile(rf"\b(?:{'|'.join(sorted(names, key=len, reverse=True))})\b") if names else None
-
-
 def _each(frames: Frames, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(rollout, its rows) for every rollout, those without rows too."""
     groups = dict(iter(table.groupby("rollout", sort=False)))
@@ -263,6 +267,10 @@ def _per_rollout(frames: Frames, rows: Mapping[Any, Mapping[Any, float]]) -> pd.
     made = made.reindex(frames.rollouts["rollout"]).astype("float64").rename_axis("rollout")
     made[~made.index.isin(frames.counted)] = np.nan
     return made
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None or value is pd.NA else float(value)
 
 
 def _bare(part: str) -> str:
@@ -297,9 +305,10 @@ METRICS: dict[str, Metric] = {
         Metric("bad_argument_calls", 1, "number", "well-formed calls with an impossible argument", call_faults),
         Metric("malformed_share", 1, "share", "malformed calls per call written", call_faults),
         Metric("repeats", 1, "number", "calls equal to an earlier one of the same response", call_faults),
-        Metric("prose_mentions", 1, "number", "names of tools outside any call", call_faults),
+        Metric("prose_mentions", 1, "number", "calls within sentences or quotations", call_faults),
         Metric("copied_placeholder", 1, "rate", "an argument was copied from the prompt", placeholder_copies),
         Metric("copied_share", 1, "share", "calls with an argument copied from the prompt", placeholder_copies),
+        Metric("monitor_unhealthy", 1, "rate", "a monitor found a round unhealthy", monitored),
         Metric("first_person", 1, "number", "I, my, me, mine, myself per 1,000 words", pronouns),
         Metric("second_person", 1, "number", "you, your, yours, yourself per 1,000 words", pronouns),
         Metric("words_per_response", 1, "number", "words per response", length),

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis import stats
 from analysis.frames import Frames
@@ -70,7 +71,7 @@ class Drawing:
 
     def png(self, palette: Palette) -> bytes:
         """The figure as a PNG with a transparent ground, or white in light, so that a paper can use it."""
-        style = {
+        style: dict[Any, Any] = {
             "font.family": "sans-serif",
             "font.size": 8.5,
             "text.color": palette.ink,
@@ -92,9 +93,8 @@ class Drawing:
 
 def drawings(frames: Frames, summary: Summary) -> list[Drawing]:
     """Every figure that the run has data for, in the order of the report."""
-    groups = {
-        group: [r for r in ids if r in set(frames.counted)] for group, ids in grouping(frames, summary.by).items()
-    }
+    whole = set(frames.counted)
+    groups = {group: [r for r in ids if r in whole] for group, ids in grouping(frames, summary.by).items()}
     made = [
         _forest(summary, "rates", "Tool use and degeneration", RATE_PANELS),
         _forest(summary, "degeneration", "Degeneration, by definition", DEGENERATE_PANELS),
@@ -112,7 +112,8 @@ def _forest(summary: Summary, name: str, title: str, metrics: Sequence[str]) -> 
     missing = sum(c.estimate.missing for c in cells)
     caption = (
         f"{title} by {summary.by}. Points are shares of rollouts, bars {cells[0].estimate.how} intervals; "
-        f"n = {_range(sizes)} rollouts per group, {missing or 'no'} missing values. {_sentence(what)} {_filters(summary)}"
+        f"n = {_range(sizes)} rollouts per group, {missing or 'no'} missing values. {_sentence(what)} "
+        f"{_filters(summary)}"
     )
 
     def draw(palette: Palette) -> Figure:
@@ -157,8 +158,8 @@ def _calls_by_round(frames: Frames, summary: Summary, groups: dict[str, list[str
     series = {g: _by_round(per_round[per_round["rollout"].isin(ids)]) for g, ids in groups.items()}
     caption = (
         f"Tool calls carried out per round, by {summary.by}. Lines are means over the rollouts that reached the round, "
-        f"bands Student t 95% intervals over rollouts (cut at 0); n = {_range({len(i) for i in groups.values()})} rollouts "
-        f"per group. {_filters(summary)}"
+        f"bands Student t 95% intervals over rollouts (cut at 0); "
+        f"n = {_range(len(i) for i in groups.values())} rollouts per group. {_filters(summary)}"
     )
 
     def draw(palette: Palette) -> Figure:
@@ -169,7 +170,7 @@ def _calls_by_round(frames: Frames, summary: Summary, groups: dict[str, list[str
             ax.plot(s["round"], s["value"], color=palette.accent, lw=1.6)
             ax.set_title(plain(group, 32), loc="left")
             ax.set_ylim(0, max(top, 0.5) * 1.05)
-            ax.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.tick_params(color=palette.line)
         figure.supxlabel("round", fontsize=8.5)
         figure.supylabel("calls per rollout", fontsize=8.5)
@@ -181,7 +182,7 @@ def _calls_by_round(frames: Frames, summary: Summary, groups: dict[str, list[str
 
 def _by_round(table: pd.DataFrame) -> pd.DataFrame:
     rows = [
-        {"round": int(number), "value": e.value, "low": e.low, "high": e.high}
+        {"round": number, "value": e.value, "low": e.low, "high": e.high}
         for number, group in table.groupby("round")
         for e in [stats.mean(group["calls"], floor=0.0)]
     ]
@@ -195,8 +196,8 @@ def _strengths(frames: Frames, summary: Summary, groups: dict[str, list[str]]) -
         return None
     unit = dict(summary.setting).get("dictionary unit", "unit not recorded")
     caption = (
-        f"Strengths that the model chose, by {summary.by}: one point per STEER call carried out (an action, not a round in "
-        f"force), {len(chosen)} calls of {chosen['rollout'].nunique()} rollouts; the bar is the median of the calls. "
+        f"Strengths that the model chose, by {summary.by}: one point per STEER call carried out (an action, not a "
+        f"round in force), {len(chosen)} calls of {chosen['rollout'].nunique()} rollouts; the bar is the median of the calls. "
         f"Calls of one rollout are not independent; no interval is given. Unit: {plain(unit)}. {_filters(summary)}"
     )
     values = {g: chosen.loc[chosen["rollout"].isin(ids), "strength"].to_numpy(float) for g, ids in groups.items()}
@@ -258,7 +259,7 @@ def _active_and_steered(summary: Summary) -> Drawing | None:
             ax.set_ylim(-0.6, rows - 0.4)
             ax.set_title(title, loc="left")
             ax.set_xlabel("rollouts")
-            ax.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.tick_params(length=0)
             ax.spines["left"].set_visible(False)
         figure.tight_layout()

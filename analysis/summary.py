@@ -27,6 +27,7 @@ RATES = (
     "degenerate_equal",
     "degenerate_last_five",
     "degenerate_loop",
+    "monitor_unhealthy",
 )
 NUMBERS = (
     "calls",
@@ -200,6 +201,8 @@ def rates_frame(cells: Iterable[Cell]) -> pd.DataFrame:
 
 def _cells(frames: Frames, groups: dict[str, list[str]], names: Sequence[str]) -> Iterable[Cell]:
     for name in names:
+        if name == "monitor_unhealthy" and len(frames.notes) == 0:
+            continue  # no monitor ran
         values = METRICS[name].values(frames)
         for group, rollouts in groups.items():
             yield Cell(METRICS[name], group, estimate(METRICS[name], values[rollouts]))

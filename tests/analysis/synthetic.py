@@ -1,4 +1,4 @@
-"""Transcripts with planted answers: a small builder of events in the shape that agents/transcript.py writes.
+"""Transcripts with planted answers: a small builder of events of agents/transcript.py.
 
 Knows no model. Every number that a test expects was put here by hand.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+
+from agents import transcript
+from toolkit.steering import Steering
 
 SYSTEM = (
     "You can search with SEARCH_FEATURES(<text in quotes>), STEER(<index>, <signed number>), REMOVE_STEERING(<index>), "
@@ -30,43 +33,52 @@ class Story:
     def __init__(self, condition: str = "research", seed: int = 0, **start: Any) -> None:
         self.condition, self.seed, self.round, self.order = condition, seed, 0, 0
         self.force: list[dict[str, Any]] = []
-        self.events: list[dict[str, Any]] = [
-            {
-                "event": "start",
-                "schema": 1,
-                "scenario": "free-exploration",
-                "condition": condition,
-                "seed": seed,
-                "versions": {"selfsteer": "0"},
-                "model": {"name": "organism"},
-                "dictionary": {
-                    "key": "d0",
-                    "name": "organism-sae",
-                    "unit": "0.1 of the mean residual norm",
-                    "n_features": 512,
-                    "layer": 2,
-                },
-                "framing": {"name": condition, "digest": "abc", "system": SYSTEM},
-                "arm": "target",
-                "label_view": "real",
-                "scope": "onward",
-                "sampling": {"temperature": 0.7, "max_tokens": 128},
-                **start,
-            }
-        ]
+        facts: dict[str, Any] = {
+            "scenario": "free-exploration",
+            "name": condition,
+            "condition": {"framing": condition},
+            "seed": 7,
+            "rollout": seed,
+            "model": {"name": "organism"},
+            "dictionary": {
+                "key": "d0",
+                "name": "organism-sae",
+                "labels": "l0",
+                "unit": "mean residual norms",
+                "n_features": 512,
+                "layer": 2,
+            },
+            "framing": {"name": condition, "digest": "abc", "system": SYSTEM},
+            "arm": "target",
+            "label_view": "real",
+            "scope": "onward",
+            "sampling": {"temperature": 0.7, "max_tokens": 128},
+            "tools": {"verbs": ["inspect", "search", "steer", "remove", "clear"]},
+            "measurement": {"aggregation": "mean", "features": 100},
+        }
+        self.events: list[transcript.Event] = [transcript.Start(**{**facts, **start})]
 
-    def say(self, response: str, turn: str = "Continue.", tokens: int | None = None, why: str = "stop") -> Story:
+    def say(
+        self,
+        response: str,
+        turn: str = "Continue.",
+        tokens: int | None = None,
+        why: str = "stop",
+        mentions: int = 0,
+        active: tuple[int, ...] = (),
+    ) -> Story:
         """The next round: a user turn and the response, under what is in force now."""
         self.round, self.order = self.round + 1, 0
         count = len(response.split()) if tokens is None else tokens
-        self._add("turn", text=turn, tokens=list(range(5)), author="given")
-        steered = {"n": count if self.force else 0}
-        self._add("response", text=response, tokens=[7] * count, why=why, steering=list(self.force), steered=steered)
-        return self
-
-    def reading(self, *features: int, values: tuple[float, ...] = ()) -> Story:
-        strengths = list(values) or [float(len(features) - i) for i in range(len(features))]
-        self._add("reading", layer=2, aggregation="mean", tokens=9, features=list(features), values=strengths)
+        here = Steering.from_json(self.force)
+        steered = {here.digest: count} if self.force else {}
+        self._add(transcript.Turn, text=turn, tokens=tuple(range(5)), steering=here)
+        if active:
+            values = tuple(float(len(active) - i) for i in range(len(active)))
+            at = {"layer": 2, "aggregation": "mean", "tokens": count, "steered": here.digest}
+            self._add(transcript.Reading, features=active, values=values, **at)
+        body = {"text": response, "tokens": (7,) * count, "why": why, "mentions": mentions}
+        self._add(transcript.Response, steering=here, steered=steered, **body)
         return self
 
     def call(
@@ -81,21 +93,21 @@ class Story:
     ) -> Story:
         """One call; `after` (a list of held) is what is in force from here on."""
         before, self.force = list(self.force), list(self.force) if after is None else after
+        self.order += 1
         self._add(
-            "call",
+            transcript.Call,
             order=self.order,
             verb=verb,
-            arguments=list(arguments),
+            arguments=arguments,
             text=f"{(verb or 'FLY').upper()}({', '.join(arguments)})",
-            span=list(span),
+            span=span,
             outcome=outcome,
             problem="" if outcome == "ok" else outcome,
             rows=rows(*show),
             values=values,
-            before=before,
-            after=list(self.force),
+            before=Steering.from_json(before),
+            after=Steering.from_json(self.force),
         )
-        self.order += 1
         return self
 
     def steer(self, feature: int, strength: float, **more: Any) -> Story:
@@ -108,50 +120,47 @@ class Story:
     def clear(self) -> Story:
         return self.call("clear", after=[])
 
+    def note(self, verdict: str) -> Story:
+        self._add(transcript.Note, about="loops", verdict=verdict)
+        return self
+
     def end(self, how: str = "finished", error: str | None = None) -> Story:
-        self.events.append({"event": "end", "how": how, "rounds": self.round, "error": error})
+        self.events.append(transcript.End(how=how, rounds=self.round, error=error))
         return self
 
     def write(self, run: Path) -> Path:
         path = run / "rollouts" / self.condition / f"{self.seed}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(e) + "\n" for e in self.events), encoding="utf-8")
+        path.write_bytes(b"".join(transcript.to_line(e) for e in self.events))
         return path
 
-    def _add(self, event: str, **fields: Any) -> None:
-        self.events.append({"event": event, "round": self.round, **fields})
+    def _add(self, kind: type, **fields: Any) -> None:
+        self.events.append(kind(round=self.round, **fields))
 
 
 def small_run(run: Path) -> Path:
     """Three rollouts that count, one that failed, one unfinished, one damaged."""
     (
         Story("research", 0)
-        .say('I wonder about my words. SEARCH_FEATURES("warm words")')
+        .say('I wonder about my words. SEARCH_FEATURES("warm words")', active=(40, 41, 42))
         .search("warm words", 11, 12)
-        .reading(40, 41, 42)
-        .say("Now I steer. STEER(11, 0.3)", turn="Found 11, 12.")
+        .say("Now I steer. STEER(11, 0.3)", turn="Found 11, 12.", active=(40, 11))
         .steer(11, 0.3)
-        .reading(40, 11)
-        .say("The same long words come again and again.", tokens=8)
-        .reading(40, 11)
-        .say("The same long words come again and again.", tokens=8)
-        .reading(40, 41)
+        .say("The same long words come again and again.", tokens=8, active=(40, 11))
+        .say("The same long words come again and again.", tokens=8, active=(40, 41))
         .end()
         .write(run)
     )
     (
         Story("research", 1)
-        .say("You see yourself. INSPECT() STEER(50, 0.2) STEER_CLEAR()")
+        .say("You see yourself. INSPECT() STEER(50, 0.2) STEER_CLEAR()", active=(40, 50))
         .call("inspect", show=(40, 50))
         .steer(50, 0.2)
         .clear()
-        .reading(40, 50)
-        .say("You again, and STEER(50, 0.5), STEER(51, 9)")
+        .say("You again, and STEER(50, 0.5), STEER(51, 9)", active=(40, 50))
         .steer(50, 0.5)
         .call("steer", "51", "9", outcome="refused", feature=51)
-        .reading(40, 50)
-        .say("An end that is quite another text altogether.")
-        .reading(40, 50)
+        .say("An end that is quite another text altogether.", active=(40, 50))
         .end("left")
         .write(run)
     )
@@ -169,8 +178,8 @@ def small_run(run: Path) -> Path:
     Story("minimal", 1).say("Half of a story.").end("failed", error="SteeringError: 3 of 8 tokens steered").write(run)
     unfinished = Story("minimal", 2).say("Cut off").write(run)
     with unfinished.open("a", encoding="utf-8") as file:
-        file.write('{"event": "resp')
+        file.write('{"event":"resp')
     damaged = Story("minimal", 3).say("x").end().write(run)
-    damaged.write_text(damaged.read_text().replace('{"event": "turn"', '{"event" "turn"'))
+    damaged.write_text(damaged.read_text().replace('{"event":"turn"', '{"event" "turn"'))
     (run / "manifest.json").write_text(json.dumps({"scenario": "free-exploration", "rounds": 4}))
     return run

@@ -106,15 +106,15 @@ def test_a_sticky_steer_is_one_action_and_many_rounds_of_state(tmp_path):
 def test_repeats_and_prose_mentions_are_not_malformed(tmp_path):
     response = "I could use STEER later. STEER(5, 0.3) STEER(5, 0.3)"
     first = response.index("STEER(5")
-    story = Story("a", 0).say(response)
+    story = Story("a", 0).say(response, mentions=1)
     story.steer(5, 0.3, span=(first, first + 13)).steer(5, 0.3, span=(first + 14, first + 27)).end().write(tmp_path)
     row = metrics.call_faults(load(tmp_path)).loc["a/0"]
     assert (row["malformed_calls"], row["repeats"], row["prose_mentions"]) == (0, 1, 1)
 
 
 def test_overlap_states_its_ties(tmp_path):
-    Story("a", 0).say("x").reading(1, 2, 3).steer(2, 0.1).steer(9, 0.1).end().write(tmp_path)
-    Story("a", 1).say("x").reading(1).steer(2, 0.1).steer(1, 0.1).end().write(tmp_path)
+    Story("a", 0).say("x", active=(1, 2, 3)).steer(2, 0.1).steer(9, 0.1).end().write(tmp_path)
+    Story("a", 1).say("x", active=(1,)).steer(2, 0.1).steer(1, 0.1).end().write(tmp_path)
     found = provenance.overlap(load(tmp_path), k=2)
     assert found.active["feature"].tolist() == [1, 2, 3] and found.ties_active == 2
     assert found.steered["feature"].tolist() == [2, 1, 9] and found.ties_steered == 2
