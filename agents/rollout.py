@@ -1,0 +1,316 @@
+"""The one loop: a generator that yields what it wants done and what is to be recorded; a driver does both.
+
+Knows no engine, no file and no clock. The same code runs alone, hundreds abreast, or against a transcript.
+
+    driver                         rollout
+    next(...)                  ->  record.Start, record.Turn ...   write it, then next(...)
+    next(...)                  ->  Generate(...)                   have the engine do it, then send(Completion)
+    send(completion)           ->  Measure(...)                    toolkit.reading.measure, then send(Reading)
+    throw(error)               ->  record.End(how="failed")        a request that failed ends the rollout
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from agents import transcript as record
+from agents.framing import Framing
+from agents.monitor import Monitor, health, judged
+from agents.parse import parse_all
+from toolkit.context import Context
+from toolkit.dictionary import FeatureDictionary
+from toolkit.engines.base import Completion, Generate, ModelInfo, Sampling, Tokenizer, Why, check_steered
+from toolkit.errors import BadInput
+from toolkit.steering import Steering
+from toolkit.tools import Call, Reading, Receipt, Toolbox, carry_out_all
+
+Aggregation = Literal["last", "mean", "max"]
+SINK = 1  # positions at the start that no change of steering touches: the attention sink
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Activations of the response of `completion`: the k most active features of `dictionary`, aggregated over it."""
+
+    completion: Completion
+    dictionary: FeatureDictionary
+    aggregation: Aggregation
+    k: int
+    steered: str  # digest of the steering under which the response was computed
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One model with its tools. Everything about it that acts on a rollout is recorded in the start event.
+
+    system: the rendered prompt of `framing`. toolbox: dictionary, limits and the steering at the start; its verbs are
+    the framing's, and so is the scope of a change. record_k: features of the automatic reading (0: none).
+    """
+
+    framing: Framing
+    system: str
+    toolbox: Toolbox
+    tokenizer: Tokenizer
+    model: ModelInfo
+    sampling: Sampling = field(default_factory=Sampling)
+    aggregation: Aggregation = "mean"
+    record_k: int = 100
+    logprobs: bool = False
+    monitor: Monitor = health
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the scenario says next; `change` is the experimenter's own steering, in force from this turn on."""
+
+    text: str
+    change: Callable[[Steering], Steering] | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a script is told after each round, so that it can react."""
+
+    number: int
+    text: str
+    why: Why
+    receipts: tuple[Receipt, ...]
+    reading: Reading | None
+    steering: Steering
+
+
+@dataclass(frozen=True)
+class Script:
+    """What one rollout is: its name in the run, what it was made from, and its turns.
+
+    turns: an iterable of Turn, or a generator that yields them and is sent the Round that came of each; either must be
+    a function of what it is sent, or replaying tells. seed, name, rollout: the run's seed, the condition, which one.
+    stop_when_unhealthy: end after so many unhealthy rounds on end.
+    """
+
+    scenario: str
+    name: str
+    seed: int
+    rollout: int | str
+    turns: Iterable[Turn]
+    condition: dict[str, Any] = field(default_factory=dict)
+    arm: str = "target"
+    label_view: str = "real"
+    versions: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    stop_when_unhealthy: int | None = None
+
+
+Yielded = Generate | Measure | record.Event
+Answer = Completion | Reading | None
+Rollout = Generator[Yielded, Answer, None]
+
+
+class _RequestFailed(Exception):
+    """What the driver threw in; ends the rollout as failed."""
+
+
+def rollout(agent: Agent, script: Script) -> Rollout:
+    """Run one rollout; see the module's docstring for what a driver does with what it yields.
+
+    A request that failed, and steering that was not what the plan says, end it as `failed`; nothing goes on unsteered.
+    """
+    how: record.How
+    error: str | None = None
+    yield _start(agent, script)
+    loop = _Loop(agent, script)
+    try:
+        how = yield from loop.run()
+    except _RequestFailed as failed:
+        how, error = "failed", str(failed)
+    yield record.End(how=how, rounds=loop.rounds, error=error)
+
+
+class _Loop:
+    """The state of one rollout: its context, its steering, and how far it is."""
+
+    def __init__(self, agent: Agent, script: Script) -> None:
+        self.agent = agent
+        self.script = script
+        self.toolbox = replace(agent.toolbox, verbs=agent.framing.verbs)
+        self.context = Context()
+        self.rounds = 0
+        self.texts: list[str] = []
+        self.unhealthy = 0
+
+    def run(self) -> Generator[Yielded, Answer, record.How]:
+        turns = iter(self.script.turns)
+        results = ""
+        closed = True
+        told: Round | None = None
+        while True:
+            try:
+                turn = turns.send(told) if isinstance(turns, Generator) else next(turns)
+            except StopIteration:
+                return "finished"
+            number = self.rounds + 1
+            text = "\n\n".join(part for part in (results, turn.text) if part)
+            tokens = self._tokens(text, closed)
+            if len(self.context) + len(tokens) >= self.agent.model.window:
+                return "window"
+            if turn.change is not None:
+                yield from self._external(number, turn)
+            steering = self.toolbox.steering
+            yield from self._add(record.Turn(round=number, text=text, tokens=tokens, steering=steering))
+            completion, reading = yield from self._answer(number)
+            response, calls = self._read(number, completion)
+            if reading is not None:
+                yield _reading(number, reading)
+            yield from self._add(response)
+            self.rounds = number
+            self.toolbox, receipts = carry_out_all(replace(self.toolbox, reading=reading), calls)
+            for order, receipt in enumerate(receipts, 1):
+                yield _call(number, order, receipt)
+            yield from self._rebase(number, steering)
+            yield self._judge(number, response.text)
+            if any(r.call.verb == "leave" and r.outcome == "ok" for r in receipts):
+                return "left"
+            if self.script.stop_when_unhealthy and self.unhealthy >= self.script.stop_when_unhealthy:
+                return "stopped"
+            if completion.why == "window":
+                return "window"
+            results = self.agent.framing.theme.word(receipts)
+            closed = completion.why == "stop"
+            told = Round(number, response.text, completion.why, tuple(receipts), reading, self.toolbox.steering)
+
+    def _tokens(self, text: str, closed: bool) -> tuple[int, ...]:
+        tokenizer = self.agent.tokenizer
+        return tokenizer.user_turn(text, closed) if self.context else tokenizer.opening(self.agent.system, text)
+
+    def _add(self, event: record.Event) -> Generator[record.Event, Answer, None]:
+        self.context = record.extended(self.context, event)
+        yield event
+
+    def _external(self, number: int, turn: Turn) -> Generator[record.Event, Answer, None]:
+        before = self.toolbox.steering
+        after = turn.change(before) if turn.change else before
+        if any(i.source == "self" for i in after.without(*before)):
+            raise BadInput(f"round {number}: a scenario's change of steering has source external, not self")
+        self.toolbox = replace(self.toolbox, steering=after)
+        yield record.External(round=number, before=before, after=after, why=turn.why)
+        yield from self._rebase(number, before)
+
+    def _rebase(self, number: int, before: Steering) -> Generator[record.Event, Answer, None]:
+        """Under scope `whole`, a change of steering since `before` holds for the context so far as well."""
+        steering = self.toolbox.steering
+        if self.agent.framing.scope == "whole" and steering != before and len(self.context) > SINK:
+            yield from self._add(record.Rebase(round=number, start=SINK, steering=steering))
+
+    def _answer(self, number: int) -> Generator[Yielded, Answer, tuple[Completion, Reading | None]]:
+        agent, toolbox, script = self.agent, self.toolbox, self.script
+        k = max(agent.record_k, toolbox.inspect_k if "inspect" in toolbox.verbs else 0)
+        stream = (script.seed, script.name, script.rollout, number, "sample")
+        request = Generate(
+            self.context,
+            replace(agent.sampling, stream=stream),
+            toolbox.steering,
+            toolbox.dictionary.key if k else None,
+            agent.logprobs,
+        )
+        try:
+            completion = yield request
+            if not isinstance(completion, Completion):
+                raise TypeError(f"a Generate was answered by {type(completion).__name__}, not by a Completion")
+            check_steered(self.context, completion, toolbox.steering)
+            if not k or not completion.tokens:
+                return completion, None
+            reading = yield Measure(completion, toolbox.dictionary, agent.aggregation, k, toolbox.steering.digest)
+            if not isinstance(reading, Reading):
+                raise TypeError(f"a Measure was answered by {type(reading).__name__}, not by a Reading")
+        except Exception as error:  # whatever the driver threw in: an engine can fail in its own ways
+            raise _RequestFailed(f"{type(error).__name__}: {error}") from error
+        return completion, reading
+
+    def _read(self, number: int, completion: Completion) -> tuple[record.Response, tuple[Call, ...]]:
+        text = self.agent.tokenizer.decode(completion.tokens).encode("utf-8", "replace").decode()
+        parsed = parse_all(text, self.agent.framing.theme)
+        response = record.Response(
+            round=number,
+            text=text,
+            tokens=completion.tokens,
+            why=completion.why,
+            steering=self.toolbox.steering,
+            steered=record.counts(completion.steered),
+            fenced=parsed.fenced,
+            mentions=parsed.mentions,
+            logprobs=completion.logprobs,
+            timing={"reused": completion.reused},
+        )
+        return response, parsed.calls
+
+    def _judge(self, number: int, text: str) -> record.Note:
+        verdict = judged(self.agent.monitor, text, self.texts)
+        self.texts.append(text)
+        self.unhealthy = self.unhealthy + 1 if verdict.health == "unhealthy" else 0
+        return record.Note(round=number, about="health", verdict=verdict.health, text=verdict.why)
+
+
+def _start(agent: Agent, script: Script) -> record.Start:
+    box, dictionary = agent.toolbox, agent.toolbox.dictionary
+    return record.Start(
+        scenario=script.scenario,
+        name=script.name,
+        condition=script.condition,
+        seed=script.seed,
+        rollout=script.rollout,
+        versions=script.versions,
+        hashes=script.hashes,
+        model={**asdict(agent.model), "versions": dict(agent.model.versions)},
+        dictionary=record.DictionaryFacts(
+            key=dictionary.key,
+            name=dictionary.name,
+            labels=dictionary.labels.digest,
+            unit=dictionary.directions.unit,
+            n_features=len(dictionary),
+            layer=dictionary.reader.layer,
+        ),
+        framing=record.FramingFacts(name=agent.framing.name, digest=agent.framing.digest, system=agent.system),
+        arm=script.arm,
+        label_view=script.label_view,
+        scope=agent.framing.scope,
+        sampling={
+            "temperature": agent.sampling.temperature,
+            "top_p": agent.sampling.top_p,
+            "max_tokens": agent.sampling.max_tokens,
+        },
+        tools={
+            "verbs": list(agent.framing.tools),
+            "inspect_k": box.inspect_k,
+            "search_k": box.search_k,
+            "cap": box.cap,
+            "most": box.most,
+            "check": box.check,
+            "steering": box.steering.to_json(),
+        },
+        measurement={"aggregation": agent.aggregation, "recorded": agent.record_k},
+    )
+
+
+def _reading(number: int, reading: Reading) -> record.Reading:
+    return record.Reading(round=number, **asdict(reading))
+
+
+def _call(number: int, order: int, receipt: Receipt) -> record.Call:
+    call = receipt.call
+    return record.Call(
+        round=number,
+        order=order,
+        verb=call.verb,
+        arguments=call.arguments,
+        text=call.text,
+        span=call.span,
+        outcome=receipt.outcome,
+        problem=receipt.problem,
+        rows=tuple(record.ShownRow(**vars(row)) for row in receipt.rows),
+        values=dict(receipt.values),  # type: ignore[arg-type]
+        before=receipt.before,
+        after=receipt.after,
+    )
