@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agents.transcript import Health
+from agents.events import Health
 
 FEW_WORDS = 24  # shorter responses say too little to call them a loop
 NGRAM = 4  # words

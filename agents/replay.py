@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents import transcript as record
+from agents import events as record
 from agents.rollout import Answer, Measure, Rollout, Yielded
+from agents.transcript import difference
 from toolkit.engines.base import Completion, Generate
 from toolkit.errors import BadInput
 from toolkit.tools import Reading
@@ -53,7 +54,7 @@ def replay(run: Rollout, events: Sequence[record.Event]) -> Resumed:
             fields = reading.model_dump(exclude={"event", "round", "timing"})
             answer = Reading(**fields)
         else:
-            if differs := record.difference(events[at], pending):
+            if differs := difference(events[at], pending):
                 raise _changed(events[at], differs)
             at, answer = at + 1, None
         pending = _next(run, answer)

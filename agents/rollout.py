@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from agents import transcript as record
+from agents import events as record
 from agents.framing import Framing
 from agents.monitor import Monitor, health, judged
 from agents.parse import parse_all
