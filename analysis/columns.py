@@ -80,6 +80,7 @@ TABLES = (
             *_columns(
                 ("turn", "turn.text", "string", "the user turn: results of the last calls, or what the script says"),
                 ("turn_tokens", "turn.tokens|len", "Int64", "tokens of the turn, template included"),
+                ("turn_steering", "turn.steering", "object", "interventions under which the turn was computed"),
                 ("response", "response.text", "string", "what the model generated"),
                 ("response_tokens", "response.tokens|len", "Int64", "tokens generated"),
                 ("why", "response.why", "string", "why it stopped: stop, length (cut off), window (no room left)"),

@@ -197,7 +197,7 @@ def _strengths(frames: Frames, summary: Summary, groups: dict[str, list[str]]) -
     unit = dict(summary.setting).get("dictionary unit", "unit not recorded")
     caption = (
         f"Strengths that the model chose, by {summary.by}: one point per STEER call carried out (an action, not a "
-        f"round in force), {len(chosen)} calls of {chosen['rollout'].nunique()} rollouts; the bar is the median of the calls. "
+        f"round in force), {len(chosen)} calls of {chosen['rollout'].nunique()} rollouts; bars: medians of calls. "
         f"Calls of one rollout are not independent; no interval is given. Unit: {plain(unit)}. {_filters(summary)}"
     )
     values = {g: chosen.loc[chosen["rollout"].isin(ids), "strength"].to_numpy(float) for g, ids in groups.items()}

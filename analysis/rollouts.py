@@ -1,0 +1,143 @@
+"""What a page shows of each rollout, as plain data: turns, responses cut at their calls, steering, top features.
+
+Knows no markup. Texts are as the model wrote them: whoever embeds them makes them safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from analysis.frames import Frames
+
+TOP = 6
+"""Features shown per round."""
+
+
+def rollout_data(frames: Frames, by: str) -> list[dict[str, Any]]:
+    """One entry per finished rollout, in order; numbers rounded, missing as None. Keys are short: pages are large."""
+    rounds = _by_rollout(frames.rounds)
+    calls = _by_rollout(frames.calls)
+    shown = _by_rollout(frames.shown)
+    readings = _by_rollout(frames.activations[(frames.activations["rank"] <= TOP).fillna(False).astype(bool)])
+    changes = _by_rollout(frames.externals)
+    rebases = _by_rollout(frames.rebases)
+    notes = _by_rollout(frames.notes)
+    made = []
+    for row in frames.rollouts.to_dict("records"):
+        name = row["rollout"]
+        mine = [
+            _round(
+                r,
+                _of_round(calls.get(name), r["round"]),
+                _of_round(readings.get(name), r["round"]),
+                _events(r["round"], changes.get(name), rebases.get(name), notes.get(name)),
+            )
+            for r in _records(rounds.get(name))
+        ]
+        if mine:
+            _last_results(mine[-1], shown.get(name))
+        made.append(
+            {
+                "id": name,
+                "group": _text(row[by]) or "(none)",
+                "ended": _text(row["ended"]),
+                "error": _text(row["error"]),
+                "rounds": mine,
+            }
+        )
+    return made
+
+
+def labels_shown(frames: Frames, data: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """The labels of the features that `data` names, as far as the model was ever shown them."""
+    named = {f for d in data for r in d["rounds"] for f, _ in r["top"]}
+    named |= {i[0] for d in data for r in d["rounds"] for i in (*r["now"], *r["then"])}
+    return {str(f): frames.labels[f] for f in sorted(named) if f in frames.labels}
+
+
+def _round(row: dict[str, Any], calls: pd.DataFrame, reading: pd.DataFrame, events: list[str]) -> dict[str, Any]:
+    listed = [
+        {"t": _text(c["text"]), "o": _text(c["outcome"]), "p": _text(c["problem"]), "v": _text(c["verb"])}
+        for c in _records(calls)
+    ]
+    response = _text(row["response"])
+    return {
+        "n": int(row["round"]),
+        "turn": _text(row["turn"]),
+        "parts": [] if response is None else _parts(response, [c["span"] for c in _records(calls)]),
+        "why": _text(row["why"]),
+        "given": 0 if row["turn_tokens"] is pd.NA else int(row["turn_tokens"]),
+        "made": 0 if row["response_tokens"] is pd.NA else int(row["response_tokens"]),
+        "then": _steering(row["turn_steering"]),
+        "now": _steering(row["steering"]),
+        "calls": listed,
+        "top": [[int(r["feature"]), round(float(r["value"]), 3)] for r in _records(reading)],
+        "events": events,
+    }
+
+
+def _parts(response: str, spans: list[Any]) -> list[Any]:
+    """The response as texts and [text, number of the call]; cut here, where offsets count the same characters."""
+    parts: list[Any] = []
+    at = 0
+    for order, span in enumerate(spans):
+        low, high = (int(span[0]), int(span[1])) if span is not None else (at, at)
+        if not at <= low < high <= len(response):
+            continue
+        if low > at:
+            parts.append(response[at:low])
+        parts.append([response[low:high], order])
+        at = high
+    return [*parts, response[at:]] if at < len(response) else parts
+
+
+def _last_results(last: dict[str, Any], shown: pd.DataFrame | None) -> None:
+    """Results of the last round's calls, which no later turn shows."""
+    rows = _records(_of_round(shown, last["n"]))
+    if rows:
+        last["rows"] = [[int(r["feature"]), _text(r["label"]), round(float(r["value"]), 3)] for r in rows[:100]]
+
+
+def _events(
+    number: int, changes: pd.DataFrame | None, rebases: pd.DataFrame | None, notes: pd.DataFrame | None
+) -> list[str]:
+    said = [
+        f"experimenter: steering {_words(e['before'])} → {_words(e['after'])} {_text(e['why']) or ''}".rstrip()
+        for e in _records(_of_round(changes, number))
+    ]
+    said += [f"context recomputed from position {e['start']} on" for e in _records(_of_round(rebases, number))]
+    said += [
+        f"monitor {_text(e['about'])}: {_text(e['verdict'])} {_text(e['text']) or ''}".rstrip()
+        for e in _records(_of_round(notes, number))
+    ]
+    return said
+
+
+def _words(steering: Any) -> str:
+    return ", ".join(f"[{f}] {s:+g}" for f, s, *_ in _steering(steering)) or "none"
+
+
+def _steering(value: Any) -> list[list[Any]]:
+    """[feature, strength, source, mode] of each intervention."""
+    if not isinstance(value, list):
+        return []
+    return [[int(i["feature"]), round(float(i["strength"]), 4), i["source"], i["mode"]] for i in value]
+
+
+def _by_rollout(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(name): group for name, group in table.groupby("rollout", sort=False)}
+
+
+def _of_round(table: pd.DataFrame | None, number: int) -> pd.DataFrame:
+    return pd.DataFrame() if table is None else table[table["round"] == number]
+
+
+def _records(table: pd.DataFrame | None) -> list[dict[Any, Any]]:
+    return [] if table is None else table.to_dict("records")
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or value is pd.NA else str(value)

@@ -1,0 +1,204 @@
+"""A summary as tables of words: the one wording that terminal, Markdown and HTML share.
+
+Knows no markup. Cells may hold text of a model (labels): whoever prints them makes them safe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from analysis.stats import Estimate
+from analysis.summary import Cell, Summary
+
+SHORT = {
+    "used_tools": "used a tool",
+    "used_tools_first_round": "in round 1",
+    "steered": "steered itself",
+    "copied_placeholder": "copied prompt",
+    "degenerate_same_index": "degenerate",
+    "degenerate_difflib": "by difflib",
+    "degenerate_equal": "identical",
+    "degenerate_last_five": "last five",
+    "degenerate_loop": "loops",
+    "monitor_unhealthy": "monitor",
+    "calls": "calls",
+    "steers": "steers",
+    "searches": "searches",
+    "malformed_share": "malformed",
+    "repeats": "repeats",
+    "first_person": "I / 1,000 words",
+    "second_person": "you / 1,000 words",
+    "words_per_response": "words",
+    "vocabulary": "vocabulary",
+    "cut_off_share": "cut off",
+    "portfolio_rounds": "feature-rounds",
+    "voided_steers": "voided",
+    "silently_voided_steers": "silently voided",
+    "steers_from_search_share": "from search",
+}
+TOOL_RATES = ("used_tools", "used_tools_first_round", "steered", "copied_placeholder")
+TOOL_NUMBERS = ("calls", "steers", "searches", "malformed_share", "repeats", "steers_from_search_share")
+TEXT_NUMBERS = ("first_person", "second_person", "words_per_response", "vocabulary", "cut_off_share")
+STATE_NUMBERS = ("steers", "portfolio_rounds", "voided_steers", "silently_voided_steers")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a title, with a note that says how they were made. The first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def tables(summary: Summary) -> list[Table]:
+    """Every table of the report, in its order."""
+    degeneration = tuple(c.metric.name for c in summary.rates if c.metric.name.startswith("degenerate"))
+    monitors = tuple(c.metric.name for c in summary.rates if c.metric.name.startswith("monitor"))
+    made = [
+        _rollouts(summary),
+        _cells(summary, "Tool use", TOOL_RATES, summary.rates),
+        _cells(summary, "Degeneration, by definition", (*dict.fromkeys(degeneration), *monitors[:1]), summary.rates),
+        _cells(summary, "Calls per rollout", TOOL_NUMBERS, summary.numbers),
+        _cells(summary, "Actions and state per rollout", STATE_NUMBERS, summary.numbers),
+        _cells(summary, "Text", TEXT_NUMBERS, summary.numbers),
+        _comparisons(summary),
+        _provenance(summary),
+        _overlap(summary),
+    ]
+    return [t for t in made if t.rows]
+
+
+def asked(summary: Summary) -> list[tuple[str, str]]:
+    """The setting of the run as pairs of words."""
+    return [*summary.setting, *((f"filter {i + 1}", f) for i, f in enumerate(summary.filters))]
+
+
+def found(summary: Summary) -> list[str]:
+    """What was found, in sentences that are made from the tables."""
+    counted = sum(c.counted for c in summary.counts)
+    failed = sum(c.failed + c.stopped for c in summary.counts)
+    lost = [f"{n} {what}" for n, what in ((failed, "failed or stopped"), (summary.unfinished, "unfinished")) if n]
+    lines = [
+        f"{counted} rollouts in {len(summary.groups)} {summary.by}s count"
+        + (f"; {' and '.join(lost)} are listed apart and in no rate." if lost else "; none failed or is unfinished.")
+    ]
+    if summary.comparisons:
+        small = [c for c in summary.comparisons if c.p_adjusted < 0.05]
+        lines.append(
+            f"Of {len(summary.comparisons)} comparisons fixed beforehand, {len(small) or 'none'} "
+            f"{'has' if len(small) == 1 else 'have'} an adjusted p below 0.05 (Fisher exact, Benjamini-Hochberg)."
+        )
+    steers = sum(n for _, n in summary.provenance)
+    if steers:
+        by = dict(summary.provenance)
+        lines.append(
+            f"Of {steers} features steered by a call, {by['search']} had been seen before only in a search, "
+            f"{by['inspect']} only in an INSPECT, {by['both']} in both and {by['neither']} in neither."
+        )
+    return lines
+
+
+def rate(estimate: Estimate) -> str:
+    """A proportion as text, n left out: "42% [31, 54]"."""
+    if math.isnan(estimate.value):
+        return "no data" if estimate.n == 0 else "undefined"
+    if math.isnan(estimate.low):
+        return f"{100 * estimate.value:.0f}%"
+    return f"{100 * estimate.value:.0f}% [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+
+
+def number(estimate: Estimate) -> str:
+    """A mean as text, n left out: "3.2 [1.0, 5.4]"."""
+    if math.isnan(estimate.value):
+        return "no data" if estimate.n == 0 else "undefined"
+    digits = 0 if abs(estimate.value) >= 100 else 1 if abs(estimate.value) >= 10 else 2
+    text = f"{estimate.value:.{digits}f}"
+    return text if math.isnan(estimate.low) else f"{text} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def worded(cell: Cell) -> str:
+    """The estimate of a cell with n, and with what is missing."""
+    text = number(cell.estimate) if cell.metric.kind == "number" else rate(cell.estimate)
+    missing = f", {cell.estimate.missing} missing" if cell.estimate.missing else ""
+    return f"{text} n={cell.estimate.n}{missing}"
+
+
+def p_value(p: float) -> str:
+    if math.isnan(p):
+        return "undefined"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+
+
+def _rollouts(summary: Summary) -> Table:
+    columns = (summary.by, "finished", "left", "window full", "failed", "stopped", "unfinished")
+    rows = tuple(
+        (c.group, *map(str, (c.finished, c.left, c.window, c.failed, c.stopped, c.unfinished))) for c in summary.counts
+    )
+    note = "Finished, left and window full count; the others are in no rate."
+    if summary.unfinished > sum(c.unfinished for c in summary.counts):
+        note += f" Unfinished files in all: {summary.unfinished}."
+    return Table("Rollouts", columns, rows, note)
+
+
+def _cells(summary: Summary, title: str, wanted: Iterable[str], cells: Iterable[Cell]) -> Table:
+    names = list(wanted)
+    known = {(c.metric.name, c.group): c for c in cells}
+    names = [n for n in names if any((n, g) in known for g in summary.groups)]
+    rows = tuple((g, *(worded(known[n, g]) for n in names)) for g in summary.groups)
+    if not names:
+        return Table(title, (), ())
+    first = [known[n, summary.groups[0]] for n in names]
+    how = "; ".join(dict.fromkeys(c.estimate.how for c in first))
+    what = "; ".join(
+        f"{SHORT.get(c.metric.name, c.metric.name)} ({c.metric.identifier}): {c.metric.meaning}" for c in first
+    )
+    note = f"{what}. Intervals: {how}, over rollouts."
+    return Table(title, (summary.by, *(SHORT.get(n, n) for n in names)), rows, note)
+
+
+def _comparisons(summary: Summary) -> Table:
+    order = sorted(summary.comparisons, key=lambda c: (math.isnan(c.fisher.p), c.fisher.p))
+    rows = tuple(
+        (
+            SHORT.get(c.metric.name, c.metric.name),
+            f"{c.first} - {c.second}",
+            rate(c.difference).replace("%", " points", 1),
+            p_value(c.fisher.p),
+            p_value(c.p_adjusted),
+            str(c.fisher.n),
+        )
+        for c in order
+    )
+    note = (
+        "Difference of rates with Newcombe's hybrid score 95% interval; Fisher's exact test, two-sided; "
+        f"p adjusted over all {len(rows)} comparisons here (Benjamini-Hochberg)."
+    )
+    return Table("Comparisons", ("rate", "groups", "difference", "p", "p adjusted", "n"), rows, note)
+
+
+def _provenance(summary: Summary) -> Table:
+    total = sum(n for _, n in summary.provenance)
+    rows = tuple((k, str(n), f"{n / total:.0%}") for k, n in summary.provenance) if total else ()
+    note = f"Of {total} STEER calls carried out: where the feature had been shown in results of earlier turns."
+    return Table("Where steered features came from", ("seen in", "calls", "share"), rows, note)
+
+
+def _overlap(summary: Summary) -> Table:
+    o, rows = summary.overlap, []
+    for i in range(min(10, max(len(o.active), len(o.steered)))):
+        row = [str(i + 1)]
+        for table in (o.active, o.steered):
+            line = table.iloc[i] if i < len(table) else None
+            row += ["", ""] if line is None else [f"{line['label'] or '-'} [{line['feature']}]", str(line["rollouts"])]
+        rows.append(tuple(row))
+    shared = str(o.shared_low) if o.shared_low == o.shared_high else f"{o.shared_low} to {o.shared_high}"
+    note = (
+        f"By rollouts; first 10 of {o.k}. The lists of {o.k} share {shared} features; for the last places "
+        f"{o.ties_active} active and {o.ties_steered} steered features tie."
+    )
+    columns = ("", "most active", "rollouts", "most steered", "rollouts")
+    return Table("Most active against most steered", columns, tuple(rows), note)
