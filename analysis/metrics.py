@@ -7,7 +7,7 @@ a definition that changes gets another version. Missing (undefined, or a rollout
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -64,6 +64,14 @@ class Metric:
     def values(self, frames: Frames) -> pd.Series[float]:
         """One float per rollout of `frames.rollouts`, in its order; NaN where it is missing."""
         return self.measure(frames)[self.name].reindex(frames.rollouts["rollout"]).astype("float64")
+
+
+def measured(frames: Frames, names: Iterable[str]) -> pd.DataFrame:
+    """One column per metric, one row per rollout; metrics of one family are computed together."""
+    wanted = [METRICS[name] for name in names]
+    families = {measure: measure(frames) for measure in {m.measure for m in wanted}}
+    columns = {m.name: families[m.measure][m.name] for m in wanted}
+    return pd.DataFrame(columns, index=pd.Index(frames.rollouts["rollout"], name="rollout")).astype("float64")
 
 
 def degeneration(frames: Frames) -> pd.DataFrame:

@@ -100,7 +100,7 @@ def _page_links(names: Sequence[str], cut: Sequence[Sequence[dict[str, Any]]], h
 def _findings(summary: Summary, pictures: Sequence[Pictured]) -> str:
     first = "".join(f"<li>{for_html(line)}</li>" for line in found(summary))
     parts = [
-        '<section id="found"><h2>What was found</h2>',
+        '<section id="found"><h2 class="sr">What was found</h2>',
         f'<ul class="found">{first}</ul>',
         _forest(summary),
         *(f'<p class="warn">{for_html(f"{rollout}: {problem}")}</p>' for rollout, problem in summary.errors[:5]),
@@ -139,8 +139,8 @@ def _forest(summary: Summary) -> str:
         f"{missing or 'No'} missing values; filters: {', '.join(summary.filters) or 'none'}."
     )
     return (
-        f'<div class="scroll"><table class="forest"><thead><tr><th scope="col">{for_html(summary.by)}</th>{head}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div><p class="note">{for_html(note)}</p>'
+        f'<div class="scroll"><table class="forest"><thead><tr><th scope="col">{for_html(summary.by)}</th>{head}</tr>'
+        f'</thead><tbody>{rows}</tbody></table></div><p class="note">{for_html(note)}</p>'
     )
 
 
@@ -151,7 +151,8 @@ def _whisker(e: Estimate) -> str:
     value, _, bounds = rate(e).partition(" ")
     missing = f", {e.missing} missing" if e.missing else ""
     return (
-        f'<svg viewBox="0 0 136 16" role="img" aria-label="{for_html(rate(e))}"><line class="rail" x1="3" x2="133" y1="8" y2="8"/>'
+        f'<svg viewBox="0 0 136 16" role="img" aria-label="{for_html(rate(e))}">'
+        f'<line class="rail" x1="3" x2="133" y1="8" y2="8"/>'
         f'<line class="bar" x1="{3 + 130 * e.low:.1f}" x2="{3 + 130 * e.high:.1f}" y1="8" y2="8"/>'
         f'<circle class="point" cx="{3 + 130 * e.value:.1f}" cy="8" r="4"/></svg>'
         f'<span class="figure">{value}</span><span class="range">{bounds.strip("[]").replace(", ", " to ")}</span>'

@@ -80,6 +80,7 @@ class Drawing:
             "axes.titlesize": 8.5,
             "xtick.color": palette.faint,
             "ytick.color": palette.ink,
+            "axes.facecolor": "none",
             "axes.spines.top": False,
             "axes.spines.right": False,
             "text.parse_math": False,
@@ -125,9 +126,10 @@ def _forest(summary: Summary, name: str, title: str, metrics: Sequence[str]) -> 
             _intervals(ax, at, found, palette)
             ax.set_title(TITLES[metric], color=palette.ink, loc="left")
             ax.set_xlim(-0.03, 1.03)
-            ax.set_xticks([0, 0.5, 1], ["0", "50%", "100%"])
+            ax.set_xticks([0, 0.5, 1], ["0", "50", "100"])
         axes[0].set_yticks(at, [plain(g, 28) for g in summary.groups])
         axes[0].set_ylim(-0.6, len(at) - 0.4)
+        figure.supxlabel("% of rollouts", fontsize=8.5, y=-0.02 - 0.2 / len(at))
         figure.subplots_adjust(wspace=0.14)
         return figure
 
@@ -158,7 +160,7 @@ def _calls_by_round(frames: Frames, summary: Summary, groups: dict[str, list[str
     series = {g: _by_round(per_round[per_round["rollout"].isin(ids)]) for g, ids in groups.items()}
     caption = (
         f"Tool calls carried out per round, by {summary.by}. Lines are means over the rollouts that reached the round, "
-        f"bands Student t 95% intervals over rollouts (cut at 0); "
+        f"bands Student t 95% intervals over rollouts (cut at 0; none where all are equal); "
         f"n = {_range(len(i) for i in groups.values())} rollouts per group. {_filters(summary)}"
     )
 
@@ -210,7 +212,13 @@ def _strengths(frames: Frames, summary: Summary, groups: dict[str, list[str]]) -
         for y, points in zip(at, values.values(), strict=True):
             ax.axhline(y, color=palette.line, lw=0.6, zorder=0)
             ax.plot(
-                points, y + spread.uniform(-0.22, 0.22, len(points)), "o", color=palette.second, ms=3, alpha=0.45, mew=0
+                points,
+                y + spread.uniform(-0.22, 0.22, len(points)),
+                "o",
+                color=palette.second,
+                ms=4.5,
+                alpha=0.5,
+                mew=0,
             )
             if len(points):
                 ax.plot([np.median(points)] * 2, [y - 0.3, y + 0.3], color=palette.accent, lw=2)
@@ -288,4 +296,4 @@ def _filters(summary: Summary) -> str:
 
 
 def _sentence(text: str) -> str:
-    return textwrap.shorten(text[:1].upper() + text[1:], 600) + "."
+    return textwrap.shorten(text, 600) + "."

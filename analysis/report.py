@@ -22,6 +22,9 @@ from analysis.safe import for_markdown, plain
 from analysis.summary import Summary, summarise
 from analysis.tables import Table, asked, found, tables
 
+MOST_ROWS = 12
+"""Rows of one table in the terminal; files have them all."""
+
 
 @dataclass(frozen=True)
 class ReportPaths:
@@ -65,6 +68,10 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     for table in tables(summary):
         console.print()
         console.print(_rich(table))
+        if len(table.rows) > MOST_ROWS:
+            console.print(
+                Text(f"{len(table.rows) - MOST_ROWS} more rows are in report.md and report.html.", style="dim")
+            )
         console.print(Text(plain(table.note), style="dim"))
     for rollout, problem in summary.errors:
         console.print(Text(f"{plain(rollout)}: {plain(problem, 200)}", style="red"))
@@ -74,7 +81,7 @@ def _rich(table: Table) -> RichTable:
     made = RichTable(title=Text(plain(table.title), style="bold"), title_justify="left", box=None, pad_edge=False)
     for i, column in enumerate(table.columns):
         made.add_column(Text(plain(column)), overflow="fold", style="bold" if i == 0 else "")
-    for row in table.rows:
+    for row in table.rows[:MOST_ROWS]:
         made.add_row(*(Text(plain(cell)) for cell in row))
     return made
 

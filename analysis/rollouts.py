@@ -12,33 +12,26 @@ import pandas as pd
 
 from analysis.frames import Frames
 
+Row = dict[Any, Any]
 TOP = 6
 """Features shown per round."""
 
 
 def rollout_data(frames: Frames, by: str) -> list[dict[str, Any]]:
     """One entry per finished rollout, in order; numbers rounded, missing as None. Keys are short: pages are large."""
-    rounds = _by_rollout(frames.rounds)
-    calls = _by_rollout(frames.calls)
-    shown = _by_rollout(frames.shown)
-    readings = _by_rollout(frames.activations[(frames.activations["rank"] <= TOP).fillna(False).astype(bool)])
-    changes = _by_rollout(frames.externals)
-    rebases = _by_rollout(frames.rebases)
-    notes = _by_rollout(frames.notes)
+    rounds, calls, shown = _by_rollout(frames.rounds), _by_round(frames.calls), _by_round(frames.shown)
+    readings = _by_round(frames.activations[(frames.activations["rank"] <= TOP).fillna(False).astype(bool)])
+    events = [_by_round(t) for t in (frames.externals, frames.rebases, frames.notes)]
     made = []
     for row in frames.rollouts.to_dict("records"):
         name = row["rollout"]
-        mine = [
-            _round(
-                r,
-                _of_round(calls.get(name), r["round"]),
-                _of_round(readings.get(name), r["round"]),
-                _events(r["round"], changes.get(name), rebases.get(name), notes.get(name)),
-            )
-            for r in _records(rounds.get(name))
-        ]
+        mine = []
+        for r in rounds.get(name, ()):
+            at = (name, r["round"])
+            said = _events(*(e.get(at, []) for e in events))
+            mine.append(_round(r, calls.get(at, []), readings.get(at, []), said))
         if mine:
-            _last_results(mine[-1], shown.get(name))
+            _last_results(mine[-1], shown.get((name, mine[-1]["n"]), []))
         made.append(
             {
                 "id": name,
@@ -58,23 +51,23 @@ def labels_shown(frames: Frames, data: Iterable[dict[str, Any]]) -> dict[str, st
     return {str(f): frames.labels[f] for f in sorted(named) if f in frames.labels}
 
 
-def _round(row: dict[str, Any], calls: pd.DataFrame, reading: pd.DataFrame, events: list[str]) -> dict[str, Any]:
+def _round(row: Row, calls: list[Row], reading: list[Row], events: list[str]) -> dict[str, Any]:
     listed = [
         {"t": _text(c["text"]), "o": _text(c["outcome"]), "p": _text(c["problem"]), "v": _text(c["verb"])}
-        for c in _records(calls)
+        for c in calls
     ]
     response = _text(row["response"])
     return {
         "n": int(row["round"]),
         "turn": _text(row["turn"]),
-        "parts": [] if response is None else _parts(response, [c["span"] for c in _records(calls)]),
+        "parts": [] if response is None else _parts(response, [c["span"] for c in calls]),
         "why": _text(row["why"]),
         "given": 0 if row["turn_tokens"] is pd.NA else int(row["turn_tokens"]),
         "made": 0 if row["response_tokens"] is pd.NA else int(row["response_tokens"]),
         "then": _steering(row["turn_steering"]),
         "now": _steering(row["steering"]),
         "calls": listed,
-        "top": [[int(r["feature"]), round(float(r["value"]), 3)] for r in _records(reading)],
+        "top": [[int(r["feature"]), round(float(r["value"]), 3)] for r in reading],
         "events": events,
     }
 
@@ -94,26 +87,21 @@ def _parts(response: str, spans: list[Any]) -> list[Any]:
     return [*parts, response[at:]] if at < len(response) else parts
 
 
-def _last_results(last: dict[str, Any], shown: pd.DataFrame | None) -> None:
+def _last_results(last: dict[str, Any], shown: list[Row]) -> None:
     """Results of the last round's calls, which no later turn shows."""
-    rows = _records(_of_round(shown, last["n"]))
-    if rows:
-        last["rows"] = [[int(r["feature"]), _text(r["label"]), round(float(r["value"]), 3)] for r in rows[:100]]
+    if shown:
+        last["rows"] = [[int(r["feature"]), _text(r["label"]), round(float(r["value"]), 3)] for r in shown[:100]]
 
 
-def _events(
-    number: int, changes: pd.DataFrame | None, rebases: pd.DataFrame | None, notes: pd.DataFrame | None
-) -> list[str]:
+def _events(changes: list[Row], rebases: list[Row], notes: list[Row]) -> list[str]:
     said = [
         f"experimenter: steering {_words(e['before'])} → {_words(e['after'])} {_text(e['why']) or ''}".rstrip()
-        for e in _records(_of_round(changes, number))
+        for e in changes
     ]
-    said += [f"context recomputed from position {e['start']} on" for e in _records(_of_round(rebases, number))]
-    said += [
-        f"monitor {_text(e['about'])}: {_text(e['verdict'])} {_text(e['text']) or ''}".rstrip()
-        for e in _records(_of_round(notes, number))
+    said += [f"context recomputed from position {e['start']} on, under {_words(e['steering'])}" for e in rebases]
+    return said + [
+        f"monitor {_text(e['about'])}: {_text(e['verdict'])} {_text(e['text']) or ''}".rstrip() for e in notes
     ]
-    return said
 
 
 def _words(steering: Any) -> str:
@@ -127,16 +115,18 @@ def _steering(value: Any) -> list[list[Any]]:
     return [[int(i["feature"]), round(float(i["strength"]), 4), i["source"], i["mode"]] for i in value]
 
 
-def _by_rollout(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {str(name): group for name, group in table.groupby("rollout", sort=False)}
+def _by_rollout(table: pd.DataFrame) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in table.to_dict("records"):
+        found.setdefault(row["rollout"], []).append(row)
+    return found
 
 
-def _of_round(table: pd.DataFrame | None, number: int) -> pd.DataFrame:
-    return pd.DataFrame() if table is None else table[table["round"] == number]
-
-
-def _records(table: pd.DataFrame | None) -> list[dict[Any, Any]]:
-    return [] if table is None else table.to_dict("records")
+def _by_round(table: pd.DataFrame) -> dict[tuple[str, int], list[Row]]:
+    found: dict[tuple[str, int], list[Row]] = {}
+    for row in table.to_dict("records"):
+        found.setdefault((row["rollout"], row["round"]), []).append(row)
+    return found
 
 
 def _text(value: Any) -> str | None:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis import provenance, stats
 from analysis.frames import WHOLE, Frames
-from analysis.metrics import METRICS, Metric
+from analysis.metrics import METRICS, Metric, measured
 from analysis.provenance import Overlap
 
 RATES = (
@@ -132,6 +132,8 @@ def summarise(
 ) -> Summary:
     """Compute every table of the report. `by` is a column of rollouts, such as condition, framing or arm."""
     groups = grouping(frames, by)
+    names = [n for n in (*rates, *numbers) if n != "monitor_unhealthy" or len(frames.notes)]
+    values = measured(frames, names)
     steers = provenance.steers(frames)
     steers = steers[steers["rollout"].isin(frames.counted)]
     origin = steers["provenance"].value_counts()
@@ -142,9 +144,9 @@ def summarise(
         groups=tuple(groups),
         setting=_setting(frames, by),
         counts=tuple(_counts(frames, by, groups)),
-        rates=tuple(_cells(frames, groups, rates)),
-        numbers=tuple(_cells(frames, groups, numbers)),
-        comparisons=tuple(compare(frames, groups, [r for r in COMPARED if r in rates])),
+        rates=tuple(_cells(values, groups, rates)),
+        numbers=tuple(_cells(values, groups, numbers)),
+        comparisons=tuple(compare(values, groups, [r for r in COMPARED if r in rates])),
         provenance=tuple((k, int(origin.get(k, 0))) for k in ("search", "inspect", "both", "neither")),
         overlap=provenance.overlap(frames, top),
         unfinished=len(frames.unfinished),
@@ -167,11 +169,14 @@ def estimate(metric: Metric, values: Iterable[Any]) -> stats.Estimate:
     return stats.mean(values, floor=0.0, ceiling=1.0 if metric.kind == "share" else float("inf"))
 
 
-def compare(frames: Frames, groups: dict[str, list[str]], rates: Sequence[str]) -> list[Comparison]:
-    """Fisher's exact test of every rate between every two groups, adjusted together by Benjamini and Hochberg."""
+def compare(table: pd.DataFrame, groups: dict[str, list[str]], rates: Sequence[str]) -> list[Comparison]:
+    """Fisher's exact test of every rate between every two groups, adjusted together by Benjamini and Hochberg.
+
+    table: as metrics.measured makes it, a row per rollout.
+    """
     found = []
     for name in rates:
-        values = METRICS[name].values(frames)
+        values = table[name]
         for first, second in combinations(groups, 2):
             a, b = values[groups[first]], values[groups[second]]
             found.append((METRICS[name], first, second, stats.newcombe(a, b), stats.fisher(a, b)))
@@ -199,11 +204,11 @@ def rates_frame(cells: Iterable[Cell]) -> pd.DataFrame:
     )
 
 
-def _cells(frames: Frames, groups: dict[str, list[str]], names: Sequence[str]) -> Iterable[Cell]:
+def _cells(table: pd.DataFrame, groups: dict[str, list[str]], names: Sequence[str]) -> Iterable[Cell]:
     for name in names:
-        if name == "monitor_unhealthy" and len(frames.notes) == 0:
+        if name not in table:
             continue  # no monitor ran
-        values = METRICS[name].values(frames)
+        values = table[name]
         for group, rollouts in groups.items():
             yield Cell(METRICS[name], group, estimate(METRICS[name], values[rollouts]))
 
@@ -222,8 +227,9 @@ def _setting(frames: Frames, by: str) -> tuple[tuple[str, str], ...]:
     found = []
     for column in SETTING:
         values = [str(v) for v in frames.rollouts[column].dropna().unique()]
-        if column == by or not values:
-            continue
+        one_to_one = frames.rollouts.groupby(by, dropna=False)[column].nunique().max() == 1 and len(values) > 1
+        if column == by or not values or (one_to_one and len(values) == frames.rollouts[by].nunique()):
+            continue  # nothing to say, or the grouping under another name
         found.append((column.replace("_", " "), values[0] if len(values) == 1 else ", ".join(sorted(values))))
     seeds = frames.rollouts.groupby(by, dropna=False).size()
     rounds = frames.rollouts["rounds_done"].dropna()

@@ -83,8 +83,8 @@ def found(summary: Summary) -> list[str]:
     failed = sum(c.failed + c.stopped for c in summary.counts)
     lost = [f"{n} {what}" for n, what in ((failed, "failed or stopped"), (summary.unfinished, "unfinished")) if n]
     lines = [
-        f"{counted} rollouts in {len(summary.groups)} {summary.by}s count"
-        + (f"; {' and '.join(lost)} are listed apart and in no rate." if lost else "; none failed or is unfinished.")
+        f"{counted} rollouts in {len(summary.groups)} {summary.by}{'s' * (len(summary.groups) != 1)}; "
+        + (f"{' and '.join(lost)}, in no rate and listed apart." if lost else "none failed, none is unfinished.")
     ]
     if summary.comparisons:
         small = [c for c in summary.comparisons if c.p_adjusted < 0.05]
@@ -96,8 +96,8 @@ def found(summary: Summary) -> list[str]:
     if steers:
         by = dict(summary.provenance)
         lines.append(
-            f"Of {steers} features steered by a call, {by['search']} had been seen before only in a search, "
-            f"{by['inspect']} only in an INSPECT, {by['both']} in both and {by['neither']} in neither."
+            f"Of {steers} STEER calls, {by['search']} named a feature seen before in SEARCH alone, "
+            f"{by['inspect']} in INSPECT alone, {by['both']} in both, {by['neither']} in neither."
         )
     return lines
 
@@ -121,10 +121,10 @@ def number(estimate: Estimate) -> str:
 
 
 def worded(cell: Cell) -> str:
-    """The estimate of a cell with n, and with what is missing."""
+    """The estimate of a cell; where values are missing, with how many of how many rollouts it rests on."""
     text = number(cell.estimate) if cell.metric.kind == "number" else rate(cell.estimate)
-    missing = f", {cell.estimate.missing} missing" if cell.estimate.missing else ""
-    return f"{text} n={cell.estimate.n}{missing}"
+    e = cell.estimate
+    return f"{text} ({e.n} of {e.n + e.missing})" if e.missing else text
 
 
 def p_value(p: float) -> str:
@@ -148,16 +148,17 @@ def _cells(summary: Summary, title: str, wanted: Iterable[str], cells: Iterable[
     names = list(wanted)
     known = {(c.metric.name, c.group): c for c in cells}
     names = [n for n in names if any((n, g) in known for g in summary.groups)]
-    rows = tuple((g, *(worded(known[n, g]) for n in names)) for g in summary.groups)
     if not names:
         return Table(title, (), ())
+    sizes = {g: max(known[n, g].estimate.n + known[n, g].estimate.missing for n in names) for g in summary.groups}
+    rows = tuple((g, str(sizes[g]), *(worded(known[n, g]) for n in names)) for g in summary.groups)
     first = [known[n, summary.groups[0]] for n in names]
     how = "; ".join(dict.fromkeys(c.estimate.how for c in first))
     what = "; ".join(
         f"{SHORT.get(c.metric.name, c.metric.name)} ({c.metric.identifier}): {c.metric.meaning}" for c in first
     )
-    note = f"{what}. Intervals: {how}, over rollouts."
-    return Table(title, (summary.by, *(SHORT.get(n, n) for n in names)), rows, note)
+    note = f"{what}. Intervals: {how}, over n rollouts; (k of n) where values are missing."
+    return Table(title, (summary.by, "n", *(SHORT.get(n, n) for n in names)), rows, note)
 
 
 def _comparisons(summary: Summary) -> Table:

@@ -15,7 +15,7 @@ from analysis.stats.estimate import NAN, Estimate, numbers, present, undefined
 
 
 def mean(values: Iterable[Any], level: float = 0.95, floor: float = -np.inf, ceiling: float = np.inf) -> Estimate:
-    """The mean of one number per rollout, with Student's interval. One rollout has no interval.
+    """The mean of one number per rollout, with Student's interval. One rollout, or equal ones, have no interval.
 
     floor, ceiling: what the numbers cannot pass; the interval is cut there, which costs no coverage.
     """
@@ -23,8 +23,8 @@ def mean(values: Iterable[Any], level: float = 0.95, floor: float = -np.inf, cei
     how = f"mean, Student t {level:.0%}"
     if len(x) == 0:
         return undefined(how, 0, missing)
-    if len(x) == 1:
-        return Estimate(float(x[0]), NAN, NAN, 1, how, missing)
+    if len(set(x)) == 1:
+        return Estimate(float(x[0]), NAN, NAN, len(x), how, missing)
     half = float(scipy_stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
     centre = float(x.mean())
     return Estimate(centre, max(centre - half, floor), min(centre + half, ceiling), len(x), how, missing)
