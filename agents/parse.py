@@ -27,12 +27,14 @@ from toolkit.tools import Call, Verb
 LONGEST = 500  # characters between the brackets of one call; what is longer has no closing bracket
 
 _NAME = r"[A-Za-z](?:[A-Za-z0-9_]|\\_)*+"  # a model that writes markdown may escape the underscore
-_CANDIDATE = re.compile(rf"(?<![A-Za-z0-9_])({_NAME})([ \t*_`]*+)\(")
+_CANDIDATE = re.compile(rf"(?<![A-Za-z0-9_\\])_{{0,3}}+({_NAME})([ \t*_`]*+)\(")
 _BARE = re.compile(rf"[^A-Za-z0-9]*+(?:\d{{1,3}}[.)][^A-Za-z0-9]*+)?({_NAME})[ \t*`]*+([:=]?)[ \t*`]*+")
 _FENCE = re.compile(r"[ \t>]*+(`{3,}+|~{3,}+)(.*)")
 _BULLET = re.compile(r"^\s*+\d{1,3}[.)]")
 _TAG = re.compile(r"</?[A-Za-z_]{1,20}>")
 _GLUE = re.compile(r"(?:[\s*_`,;.&|/+→>-]|and\b|then\b)*+")
+_BRACKET = re.compile("[()]")
+_SEPARATOR = re.compile("[,;]")
 _KEYWORD = re.compile(r"[A-Za-z_]{1,20}\s*[=:]\s*")
 _INDEX = re.compile(r"(?:#\s*)?\[?\s*#?\s*(\d+)\s*\]?")
 _PLACEHOLDER = re.compile(r"<[^<>]*>|\{[^{}]*\}|\.\.\.|…")
@@ -70,6 +72,9 @@ def parse_all(text: str, theme: Theme) -> Parsed:
     fenced = mentions = position = 0
     fence = ""
     for line in text.splitlines(keepends=True):
+        if line.isspace():
+            position += len(line)
+            continue
         found = [_tagged(call, samples) for call in _scan(line, verbs)]
         named = sum(call.verb is not None for call in found)
         mark = _FENCE.match(line)
@@ -102,24 +107,23 @@ def _scan(line: str, verbs: Mapping[str, Verb]) -> list[Call]:
         arguments, at, problem = _arguments(line, at, verb)
         if not problem and verb is not None and len(arguments) != _ARITY.get(verb, 0):
             problem = "wrong_count"
-        found.append(Call(verb, arguments, line[match.start() : at], (match.start(), at), problem))
+        found.append(Call(verb, arguments, line[match.start(1) : at], (match.start(1), at), problem))
     return found
 
 
 def _arguments(line: str, at: int, verb: Verb | None) -> tuple[tuple[str, ...], int, str]:
     """What stands between the bracket before `at` and its partner: (arguments, end of the call, problem)."""
-    window = line[at : at + LONGEST]
     if verb == "search":
-        return _query(window, at)
-    bracket = re.search(r"[()]", window)
+        return _query(line[at : at + LONGEST], at)
+    bracket = _BRACKET.search(line, at, at + LONGEST)
     if bracket is None:
-        return (), at + len(window.rstrip()), "missing_bracket"
+        return (), at + len(line[at : at + LONGEST].rstrip()), "missing_bracket"
     if bracket[0] == "(":
         return (), at, "missing_bracket"
-    parts = [_cleaned(part) for part in re.split("[,;]", window[: bracket.start()])]
+    parts = [_cleaned(part) for part in _SEPARATOR.split(line[at : bracket.start()])]
     if verb in ("steer", "remove") and (index := _INDEX.fullmatch(parts[0])):
         parts[0] = index[1]
-    return tuple(part for part in parts if part), at + bracket.end(), ""
+    return tuple(part for part in parts if part), bracket.end(), ""
 
 
 def _query(window: str, at: int) -> tuple[tuple[str, ...], int, str]:
@@ -134,7 +138,7 @@ def _query(window: str, at: int) -> tuple[tuple[str, ...], int, str]:
         if last := re.compile(close + r"[*_]*\s*\)").search(window, begin + 1):
             return _one(window[begin + 1 : last.start()]), at + last.end(), ""
     depth = 1
-    for bracket in re.finditer(r"[()]", window):
+    for bracket in _BRACKET.finditer(window):
         depth += 1 if bracket[0] == "(" else -1
         if not depth:
             return _one(window[begin : bracket.start()].strip(_QUOTES + " \t*")), at + bracket.end(), ""

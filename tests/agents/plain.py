@@ -63,7 +63,9 @@ def toolbox(**changes: Any) -> Toolbox:
     return replace(Toolbox(dictionary()), **changes)
 
 
-def engine(answers: Callable[[Generate], str | Exception] | Iterable[str | Exception], **options: Any) -> ScriptedEngine:
+def engine(
+    answers: Callable[[Generate], str | Exception] | Iterable[str | Exception], **options: Any
+) -> ScriptedEngine:
     made = ScriptedEngine(answers, **options)
     made.attach(dictionary())
     return made

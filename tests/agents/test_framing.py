@@ -70,7 +70,7 @@ def test_a_copied_placeholder_is_counted_as_one(name: str, text: str) -> None:
         assert [c.problem for c in parse(call, theme)] == ["placeholder"]
 
 
-@pytest.mark.parametrize(("narrative", "theme"), product([n for n in names_of(FRAMINGS)], THEME_NAMES))
+@pytest.mark.parametrize(("narrative", "theme"), product(list(names_of(FRAMINGS)), THEME_NAMES))
 def test_any_narrative_goes_with_any_theme(narrative: str, theme: str) -> None:
     framing = load_framing(narrative=narrative, theme=theme)
     prompt = framing.system_prompt(VARIABLES)
@@ -140,7 +140,7 @@ def test_a_canonical_call_is_read_back(feature: int, strength: float, query: str
     [steer] = parse(theme.call("steer", feature, strength), theme)
     assert (steer.verb, steer.problem) == ("steer", "")
     assert (int(steer.arguments[0]), float(steer.arguments[1])) == (feature, strength)
-    if "<" not in query and "{" not in query and not query.strip(".…") == "":
+    if "<" not in query and "{" not in query and query.strip(".…") != "":
         [search] = parse(theme.call("search", f"a {query} b"), theme)
         assert search.arguments == (f"a {query} b".replace('"', "'"),)
 
@@ -195,11 +195,13 @@ THEME_FAULTS = [
 
 
 @pytest.mark.parametrize(("part", "key", "value", "said"), THEME_FAULTS)
-def test_a_faulty_theme_is_refused_when_it_is_loaded(tmp_path: Path, part: str, key: str, value: str, said: str) -> None:
+def test_a_faulty_theme_is_refused_when_it_is_loaded(
+    tmp_path: Path, part: str, key: str, value: str, said: str
+) -> None:
     data = yaml.safe_load((THEMES / "research.yaml").read_text())
     data[part][key] = value
     path = _write(tmp_path, data)
-    with pytest.raises(BadInput, match="framing.yaml") as raised:
+    with pytest.raises(BadInput, match=r"framing\.yaml") as raised:
         load_theme(path)
     assert said in str(raised.value)
 
@@ -220,7 +222,7 @@ def test_a_theme_lacks_nothing(tmp_path: Path, part: str) -> None:
 def test_files_that_are_no_framing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text(text)
-    with pytest.raises(BadInput, match="odd.yaml"):
+    with pytest.raises(BadInput, match=r"odd\.yaml"):
         load_framing(path)
 
 
