@@ -166,7 +166,7 @@ def _calls_by_round(frames: Frames, summary: Summary, groups: dict[str, list[str
 
     def draw(palette: Palette) -> Figure:
         figure, axes = _grid(len(series))
-        top = max((s["high"].max() for s in series.values() if len(s)), default=1.0)
+        top = max((s[["value", "high"]].max().max() for s in series.values() if len(s)), default=1.0)
         for ax, (group, s) in zip(axes, series.items(), strict=False):
             ax.fill_between(s["round"], s["low"], s["high"], color=palette.accent, alpha=0.2, lw=0)
             ax.plot(s["round"], s["value"], color=palette.accent, lw=1.6)

@@ -25,14 +25,15 @@ USE = {"research": 0.8, "other_model": 0.6, "potions": 0.7, "minimal": 0.4, "no_
 LOOP = {"research": 0.08, "other_model": 0.2, "potions": 0.1, "minimal": 0.4, "no_tools": 0.35, "full_technical": 0.3}
 
 
-def large_run(run: Path, per_framing: int = 8, rounds: int = 8, seed: int = 1) -> Path:
+def large_run(run: Path, per_framing: int = 8, rounds: int = 8, seed: int = 1, padding: int = 94) -> Path:
+    """padding: features in each reading beside the first six."""
     for framing in USE:
         for number in range(per_framing):
-            _story(framing, number, rounds, random.Random(f"{seed}/{framing}/{number}")).write(run)
+            _story(framing, number, rounds, padding, random.Random(f"{seed}/{framing}/{number}")).write(run)
     return run
 
 
-def _story(framing: str, number: int, rounds: int, draw: random.Random) -> Story:
+def _story(framing: str, number: int, rounds: int, padding: int, draw: random.Random) -> Story:
     story = Story(framing, number)
     loops = draw.random() < LOOP[framing]
     known: list[int] = []
@@ -60,7 +61,7 @@ def _story(framing: str, number: int, rounds: int, draw: random.Random) -> Story
             text += "\n" + written
             spans.append((len(text) - len(written), len(text)))
             what.append((kind, feature, strength, query))
-        active = tuple(draw.sample(range(12), 6)) + tuple(range(100, 194))
+        active = tuple(draw.sample(range(12), 6)) + tuple(range(100, 100 + padding))
         story.say(text, turn=results + "Continue.", tokens=len(text.split()) + 20, active=active)
         results = ""
         for (kind, feature, strength, query), span in zip(what, spans, strict=True):
