@@ -6,7 +6,8 @@ that reuse looks at. Knows no steering, no sampling and no requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,9 +49,9 @@ class Lane:
 
 @dataclass(frozen=True)
 class Packed:
-    """The new tokens of one forward pass, of several lanes one after another. T tokens in all.
+    """The new tokens of one forward pass, of several lanes one after another; padding may follow them.
 
-    lanes, positions: [T], where each token's key goes. spans: (lane, first index in the pack, count, first position).
+    lanes, positions: [T], where each key goes. spans: (lane, first index in the pack, count, first position).
     """
 
     lanes: Tensor
@@ -141,44 +142,78 @@ def attend(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Attention of packed queries [Hq, T, hd] over their own lanes; returns [T, Hq, hd].
+    """Attention of packed queries [Hq, T, hd] over their own lanes; returns [T, Hq, hd], zeros for padding.
 
-    Rows that add one token share one masked call; longer spans go one by one over exactly their own keys.
+    Spans that add one token share one masked call; longer ones go one by one over their own keys. On a CPU every
+    token is a query of its own even in a long span, over keys padded to a fixed multiple and on one thread: then its
+    result has the same bits in any company, chunk or batch (measured in tests/engines/test_invariance.py).
     window: sliding window in tokens. softcap: scores are squashed to +-softcap by tanh (Gemma 2).
     """
-    keys, values = store.write(layer, key, value, pack)
-    out = query.new_empty(query.shape[1], query.shape[0], values.shape[-1])
-    single = [span for span in pack.spans if span[2] == 1]
-    if single:
-        lanes = [lane for lane, _, _, _ in single]
-        where = torch.tensor([first for _, first, _, _ in single], device=query.device)
-        ends = torch.tensor([start + 1 for _, _, _, start in single], device=query.device)
-        longest = max(start for _, _, _, start in single) + 1
-        at = torch.arange(longest, device=query.device)
-        mask = at < ends[:, None]
-        if window:
-            mask &= at >= ends[:, None] - window
-        # [Hq, R, hd] -> [R, Hq, 1, hd]; each row sees its own lane
-        rows = query[:, where].transpose(0, 1).unsqueeze(2)
-        found = _attention(
-            rows, _lanes(keys, lanes, longest), _lanes(values, lanes, longest), mask[:, None, None], scaling, softcap
-        )
-        out[where] = found.squeeze(2)
-    for lane, first, count, start in pack.spans:
-        if count == 1:
-            continue
-        end = start + count
-        at = torch.arange(end, device=query.device)
-        mine = torch.arange(start, end, device=query.device)[:, None]
-        mask = at <= mine
-        if window:
-            mask &= at > mine - window
-        rows = query[None, :, first : first + count]
-        found = _attention(
-            rows, keys[lane : lane + 1, :, :end], values[lane : lane + 1, :, :end], mask, scaling, softcap
-        )
-        out[first : first + count] = found[0].transpose(0, 1)
+    count = sum(n for _, _, n, _ in pack.spans)
+    keys, values = store.write(layer, key[:, :count], value[:, :count], pack)
+    out = query.new_zeros(query.shape[1], query.shape[0], values.shape[-1])
+    alone = query.device.type == "cpu"
+    with _one_thread() if alone else nullcontext():
+        single = [span for span in pack.spans if span[2] == 1]
+        if single:
+            where = torch.tensor([first for _, first, _, _ in single], device=query.device)
+            ends = torch.tensor([start + 1 for _, _, _, start in single], device=query.device)
+            length = _padded(max(start for _, _, _, start in single) + 1, keys)
+            lanes = [lane for lane, _, _, _ in single]
+            rows = query[:, where].transpose(0, 1).unsqueeze(2)  # [R, Hq, 1, hd]
+            mask = _mask(ends, length, window)[:, None, None]
+            k, v = _lanes(keys, lanes, length), _lanes(values, lanes, length)
+            out[where] = _attention(rows, k, v, mask, scaling, softcap).squeeze(2)
+        for lane, first, n, start in pack.spans:
+            if n == 1:
+                continue
+            ends = torch.arange(start + 1, start + n + 1, device=query.device)
+            length = _padded(start + n, keys)
+            mask = _mask(ends, length, window)
+            k, v = keys[lane : lane + 1, :, :length], values[lane : lane + 1, :, :length]
+            span = query[:, first : first + n]
+            if alone:
+                many = (n, -1, -1, -1)
+                found = _attention(
+                    span.transpose(0, 1).unsqueeze(2),
+                    k.expand(many),
+                    v.expand(many),
+                    mask[:, None, None],
+                    scaling,
+                    softcap,
+                ).squeeze(2)
+            else:
+                found = _attention(span[None], k, v, mask, scaling, softcap)[0].transpose(0, 1)
+            out[first : first + n] = found
     return out
+
+
+KEY_MULTIPLE = 16  # keys are padded to a multiple of this, so that a kernel's tail never depends on the neighbours
+
+
+def _padded(length: int, store: Tensor) -> int:
+    return min(-(-length // KEY_MULTIPLE) * KEY_MULTIPLE, store.shape[2])
+
+
+def _mask(ends: Tensor, length: int, window: int | None) -> Tensor:
+    """[n, length]: which keys each query may see; its own position is ends - 1."""
+    at = torch.arange(length, device=ends.device)
+    mask = at < ends[:, None]
+    return mask & (at >= ends[:, None] - window) if window else mask
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Attention kernels split keys over threads, in pieces that depend on how many keys there are."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _lanes(store: Tensor, lanes: list[int], longest: int) -> Tensor:

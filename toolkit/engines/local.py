@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -106,9 +106,10 @@ class LocalEngine:
             batch_invariant=False,
         )
         self._store = kv.KVStore()
-        self._table = table.SteeringTable(
-            self.info.n_layers, self.info.d_model, self.device, kind if kind == torch.float64 else torch.float32
-        )
+        # few rows take other matrix kernels than many, whose last bits differ: a pack is never smaller than this
+        self._floor = max(16, 8 * torch.get_num_threads()) if self.device.type == "cpu" else 1
+        wide = kind if kind == torch.float64 else torch.float32
+        self._table = table.SteeringTable(self.info.n_layers, self.info.d_model, self.device, wide, self._floor)
         self._pack: kv.Packed | None = None
         self._rows = torch.zeros(0, dtype=torch.long)
         self._present: tuple[int, ...] = ()
@@ -121,6 +122,8 @@ class LocalEngine:
         self._last = self.info.n_layers - 1
         self.tokens_computed = 0
         self._take_over_attention()
+        if self.device.type == "cpu":
+            self.info = replace(self.info, batch_invariant=self._same_bits_in_company())
 
     # ------------------------------------------------------------------ the contract
 
@@ -316,9 +319,13 @@ class LocalEngine:
         spans: tuple[tuple[int, int, int, int], ...],
     ) -> Tensor:
         """Normed residuals [T, D] of packed tokens; raises SteeringError if a layer's steering did not run."""
-        whole = torch.tensor([tokens, rows, lanes, positions], device=self.device)
+        padding = [0] * max(0, self._floor - len(tokens))
+        whole = torch.tensor(
+            [tokens + padding, rows + padding, lanes + padding, positions + padding], device=self.device
+        )
+        count = len(tokens)
         self._rows, self._present = whole[1], table.distinct(rows)
-        self._pack = kv.Packed(whole[2], whole[3], spans)
+        self._pack = kv.Packed(whole[2, :count], whole[3, :count], spans)
         self._fired = set()
         self._captured = {}
         hidden: Tensor = self.model.get_decoder()(
@@ -328,7 +335,7 @@ class LocalEngine:
         if missed:
             raise SteeringError(f"the steering at layer {min(missed)} did not run in this model; nothing was recorded")
         self.tokens_computed += len(tokens)
-        return hidden[0]
+        return hidden[0, :count]
 
     def _collect(
         self,
@@ -354,7 +361,8 @@ class LocalEngine:
             self._draw(draws, hidden)
 
     def _draw(self, draws: list[tuple[Job, int]], hidden: Tensor) -> None:
-        logits = loading.logits_to_draw_from(self.model, hidden[[at for _, at in draws]])
+        wanted = [at for _, at in draws] + [0] * max(0, self._floor - len(draws))
+        logits = loading.logits_to_draw_from(self.model, hidden[wanted])[: len(draws)]
         settings = []
         for job, _ in draws:
             if not isinstance(job.request, Generate) or job.uniform is None:
@@ -411,6 +419,20 @@ class LocalEngine:
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         return after_block
+
+    @torch.no_grad()
+    def _same_bits_in_company(self) -> bool:
+        """Whether some tokens come out with the same bits alone and in two chunks behind others' (see kv.attend)."""
+        lanes = [kv.Lane(len(self._store.lanes) + i) for i in range(3)]
+        self._store.lanes += lanes
+        tokens = [(7 * i + 1) % self.info.vocabulary for i in range(40)]
+        own, others = tokens[:8], tokens[8:]
+        a, b, c = (lane.index for lane in lanes)
+        alone = self._forward(own, [0] * 8, [a] * 8, list(range(8)), ((a, 0, 8, 0),))
+        crowd = ((b, 0, 32, 0), (c, 32, 5, 0))
+        first = self._forward(others + own[:5], [0] * 37, [b] * 32 + [c] * 5, [*range(32), *range(5)], crowd)
+        rest = self._forward(own[5:], [0] * 3, [c] * 3, [5, 6, 7], ((c, 0, 3, 5),))
+        return torch.equal(alone, torch.cat([first[32:], rest]))
 
     def _check_canary(self, layer: int) -> None:
         """Steer a known direction at `layer` and see that the logits move; raises SteeringError if they do not."""

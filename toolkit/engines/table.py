@@ -35,10 +35,11 @@ class Edit:
 class SteeringTable:
     """Interns steerings to rows and adds their deltas. Grows with the number of distinct steerings, never with tokens.
 
-    dtype: of the rows; float32 unless the model itself computes in float64.
+    dtype: of the rows; float32 unless the model itself computes in float64. floor: rows that edits are padded to.
     """
 
-    def __init__(self, n_layers: int, d_model: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, n_layers: int, d_model: int, device: torch.device, dtype: torch.dtype, floor: int = 1) -> None:
+        self.floor = floor
         self.n_layers, self.d_model, self.device, self.dtype = n_layers, d_model, device, dtype
         self.steerings: list[Steering | None] = [NO_STEERING, None]
         self._rows: dict[Steering, int] = {NO_STEERING: 0}
@@ -133,7 +134,9 @@ class SteeringTable:
         for row in present:
             for edit in self._edits[layer].get(row, ()):
                 where = (rows == row).nonzero()[:, 0]
-                change = change.index_add(0, where, _edited(edit, layer, hidden[where], change.dtype))
+                # padded like the pack itself: matrix kernels for few rows round differently
+                few = torch.nn.functional.pad(hidden[where], (0, 0, 0, max(0, self.floor - len(where))))
+                change = change.index_add(0, where, _edited(edit, layer, few, change.dtype)[: len(where)])
         return hidden + change.to(hidden.dtype)
 
     def _put(self, layer: int, key: str, row: int, delta: Tensor) -> None:
