@@ -2,3 +2,7 @@
 
 Knows no engine and no model: of the other packages it imports agents.transcript alone.
 """
+
+from analysis.frames import Frames, load
+
+__all__ = ["Frames", "load"]

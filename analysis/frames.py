@@ -34,7 +34,7 @@ class Frames:
 
     unfinished: rollout, condition, rounds_done, path of files without a last line. errors: rollout, path, problem
     of files that could not be read, and of rollouts that say that they failed. filters: what `where` kept.
-    labels: those that were shown to the model, by feature; the last label that was shown for it.
+    labels: by feature, from RUN/labels.json where the run wrote one, else as they were shown to the model.
     """
 
     run: str
@@ -103,11 +103,11 @@ def load(run_dir: str | Path) -> Frames:
     frames: dict[str, Any] = {t.name: _frame(t, gathered[t.name]) for t in TABLES}
     return Frames(
         run=run.name or str(run.resolve().name),
-        manifest=_manifest(run),
+        manifest=_json(run / "manifest.json"),
         **frames,
         unfinished=pd.DataFrame(unfinished, columns=["rollout", "condition", "rounds_done", "path"]),
         errors=pd.DataFrame(errors, columns=["rollout", "path", "problem"]),
-        labels=labels,
+        labels={**labels, **{int(k): str(v) for k, v in _json(run / "labels.json").items()}},
     )
 
 
@@ -198,15 +198,17 @@ def _only(frame: pd.DataFrame, ids: set[str]) -> pd.DataFrame:
     return frame[frame["rollout"].isin(ids)].reset_index(drop=True)
 
 
-def _manifest(run: Path) -> Mapping[str, Any]:
-    path = run / "manifest.json"
+def _json(path: Path) -> Mapping[str, Any]:
+    """The object in a JSON file beside the rollouts; empty if there is no such file."""
     if not path.exists():
         return {}
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadInput(f"{path} is not JSON ({error}); restore it or move it away") from error
-    return manifest if isinstance(manifest, dict) else {}
+    if not isinstance(value, dict):
+        raise BadInput(f"{path} should hold a JSON object; it holds a {type(value).__name__}")
+    return value
 
 
 def _in_order(path: Path) -> tuple[str, int, str]:

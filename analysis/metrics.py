@@ -26,22 +26,10 @@ LOOP_WORDS = 20
 SHORTEST = 20
 """Characters below which the published definition calls no pair of responses alike."""
 PLACEHOLDERS = frozenset(
-    {
-        "query",
-        "text",
-        "index",
-        "number",
-        "strength",
-        "feature",
-        "concept",
-        "placeholder",
-        "label",
-        "name",
-        "value",
-        "id",
-    }
-    | {"your query", "text in quotes", "signed number", "search query", "feature index", "...", "…"}
+    {"query", "your query", "search query", "text in quotes", "index", "feature index", "signed number", "placeholder"}
+    | {"...", "…"}
 )
+"""Arguments that no model means, beside what stands in the signatures of its own prompt and anything in <brackets>."""
 FAULTS = ("malformed", "unknown_tool", "bad_argument")
 _SIGNATURE = re.compile(r"\b([A-Z]{2,}(?:_[A-Z]+)*)\(([^()\n]*)\)")
 
@@ -63,14 +51,14 @@ class Metric:
 
     def values(self, frames: Frames) -> pd.Series[float]:
         """One float per rollout of `frames.rollouts`, in its order; NaN where it is missing."""
-        return self.measure(frames)[self.name].reindex(frames.rollouts["rollout"]).astype("float64")
+        return measured(frames, [self.name])[self.name]
 
 
 def measured(frames: Frames, names: Iterable[str]) -> pd.DataFrame:
     """One column per metric, one row per rollout; metrics of one family are computed together."""
     wanted = [METRICS[name] for name in names]
     families = {measure: measure(frames) for measure in {m.measure for m in wanted}}
-    columns = {m.name: families[m.measure][m.name] for m in wanted}
+    columns = {m.name: families[m.measure].get(m.name) for m in wanted}  # no rollouts, no columns
     return pd.DataFrame(columns, index=pd.Index(frames.rollouts["rollout"], name="rollout")).astype("float64")
 
 
@@ -228,7 +216,13 @@ def copies(calls: pd.DataFrame, prompt: object) -> pd.Series[bool]:
         known |= {_bare(part) for _, inside in _SIGNATURE.findall(prompt) for part in inside.split(",")}
         known |= {_bare(quoted) for quoted in re.findall(r"[\"“]([^\"”\n]{3,80})[\"”]", prompt)}
     known.discard("")
-    found = [any(_bare(str(part)) in known for part in arguments or ()) for arguments in calls["arguments"]]
+    found = [
+        any(
+            _bare(str(part)) in known or re.fullmatch(r"<[^<>]+>", str(part).strip()) is not None
+            for part in parts or ()
+        )
+        for parts in calls["arguments"]
+    ]
     return pd.Series(found, index=calls.index, dtype=bool)
 
 

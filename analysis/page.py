@@ -50,6 +50,8 @@ def pages(
     script, style = (HERE / "report.js").read_text("utf-8"), (HERE / "report.css").read_text("utf-8")
     made = {}
     for index, (name, part) in enumerate(zip(names, cut, strict=True)):
+        systems = list(dict.fromkeys(r["system"] for r in part))
+        listed = [{**r, "system": systems.index(r["system"])} for r in part]
         parts = {
             "style": style,
             "style_hash": _hash(style),
@@ -63,7 +65,7 @@ def pages(
             "pages": _page_links(names, cut, index),
             "by": for_html(summary.by),
             "footer": for_html(f"Run {summary.run}. Every number is over rollouts; captions come from their queries."),
-            "data": json_for_html({**shared, "rollouts": part}),
+            "data": json_for_html({**shared, "systems": systems, "rollouts": listed}),
         }
         made[name] = _filled((HERE / "report.html").read_text("utf-8"), parts)
     return made
@@ -78,7 +80,7 @@ def _cut(rollouts: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     cut: list[list[dict[str, Any]]] = [[]]
     room = PAGE_BYTES
     for rollout in rollouts:
-        size = len(json_for_html(rollout).encode("utf-8", "replace"))
+        size = len(json_for_html({**rollout, "system": None}).encode("utf-8", "replace"))
         if size > room and cut[-1]:
             cut.append([])
             room = PAGE_BYTES
@@ -122,7 +124,7 @@ def _forest(summary: Summary) -> str:
     """The first thing to see: groups down, rates across, each with its interval."""
     there = {c.metric.name: c.metric for c in summary.rates}
     names = [n for n in FOREST if n in there]
-    if not names:
+    if not names or not summary.groups:
         return ""
     head = "".join(f'<th scope="col" title="{for_html(there[n].meaning)}">{for_html(SHORT[n])}</th>' for n in names)
     rows = "".join(

@@ -94,6 +94,8 @@ class Drawing:
 
 def drawings(frames: Frames, summary: Summary) -> list[Drawing]:
     """Every figure that the run has data for, in the order of the report."""
+    if not summary.groups:
+        return []
     whole = set(frames.counted)
     groups = {group: [r for r in ids if r in whole] for group, ids in grouping(frames, summary.by).items()}
     made = [

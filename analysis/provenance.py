@@ -38,11 +38,13 @@ def steers(frames: Frames) -> pd.DataFrame:
     """One row per STEER carried out: where its feature had been seen, and whether it stood when the turn was over.
 
     provenance: search, inspect, both or neither. voided: undone by a later call of the same response.
-    silently_voided: not in force in the next round, though no later call undid it and its receipt said ok.
+    silently_voided: not in force in the next round, though no later call undid it and its receipt said ok; where the
+    experimenter changed the steering in between, after the last call of its own round.
     """
     ok = frames.calls[(frames.calls["outcome"] == "ok")].sort_values(["rollout", "round", "order"])
     seen = _first_seen(frames.shown)
     state = _state(frames)
+    changed = set(zip(frames.externals["rollout"], frames.externals["round"], strict=True))
     after = {
         (r, n): {int(i["feature"]) for i in _list(a) if i.get("source", "self") == "self"}
         for r, n, a in ok.drop_duplicates(["rollout", "round"], keep="last")[["rollout", "round", "after"]].itertuples(
@@ -61,7 +63,8 @@ def steers(frames: Frames) -> pd.DataFrame:
             o > order and (verb == "clear" or (verb == "remove" and named == feature))
             for o, verb, named in later[(rollout, number)]
         )
-        standing = state.get((rollout, number + 1), after.get((rollout, number), set()))
+        ended = after.get((rollout, number), set())
+        standing = ended if (rollout, number + 1) in changed else state.get((rollout, number + 1), ended)
         rows.append(
             {
                 "rollout": rollout,

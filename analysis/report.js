@@ -169,6 +169,14 @@
     view.append(make("h3", "", rollout.id));
     view.append(make("p", "note", `${rollout.rounds.length} rounds, ${tokens} tokens, ended: ${rollout.ended}`));
     if (rollout.error) view.append(make("p", "warn", rollout.error));
+    const system = data.systems[rollout.system];
+    if (system) {
+      const told = make("details", "told");
+      const prompt = make("div", "turn", system);
+      prompt.dir = "auto";
+      told.append(make("summary", "", "System prompt"), prompt);
+      view.append(told);
+    }
     view.append(strip(rollout, true), legend(rollout), ...rollout.rounds.map((r) => roundView(r, needle)));
     if (quiet) return;
     list.children[index].scrollIntoView({ block: "nearest" });

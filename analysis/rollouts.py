@@ -38,6 +38,7 @@ def rollout_data(frames: Frames, by: str) -> list[dict[str, Any]]:
                 "group": _text(row[by]) or "(none)",
                 "ended": _text(row["ended"]),
                 "error": _text(row["error"]),
+                "system": _text(row["system"]),
                 "rounds": mine,
             }
         )

@@ -148,7 +148,7 @@ def _cells(summary: Summary, title: str, wanted: Iterable[str], cells: Iterable[
     names = list(wanted)
     known = {(c.metric.name, c.group): c for c in cells}
     names = [n for n in names if any((n, g) in known for g in summary.groups)]
-    if not names:
+    if not names or not summary.groups:
         return Table(title, (), ())
     sizes = {g: max(known[n, g].estimate.n + known[n, g].estimate.missing for n in names) for g in summary.groups}
     rows = tuple((g, str(sizes[g]), *(worded(known[n, g]) for n in names)) for g in summary.groups)

@@ -120,6 +120,13 @@ class Story:
     def clear(self) -> Story:
         return self.call("clear", after=[])
 
+    def external(self, *force: dict[str, Any]) -> Story:
+        """The experimenter sets what is in force, before the next round."""
+        before, self.force = self.force, list(force)
+        change = {"before": Steering.from_json(before), "after": Steering.from_json(self.force)}
+        self.events.append(transcript.External(round=self.round + 1, why="script", **change))
+        return self
+
     def note(self, verdict: str) -> Story:
         self._add(transcript.Note, about="loops", verdict=verdict)
         return self

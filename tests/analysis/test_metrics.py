@@ -94,6 +94,36 @@ def test_voided_by_a_later_call_is_not_silent_and_the_other_order_stands(tmp_pat
     assert made["silently_voided"].to_dict() == {"a/0": False, "b/0": False, "c/0": True}
 
 
+def test_a_change_by_the_experimenter_voids_nothing_silently(tmp_path):
+    story = Story("a", 0).say("x").steer(5, 0.3)
+    story.external().say("y").end().write(tmp_path)
+    assert not provenance.steers(load(tmp_path))["silently_voided"].any()
+
+
+@pytest.mark.parametrize(
+    ("argument", "copied"),
+    [
+        ("query", 1),
+        ("text in quotes", 1),
+        ("<a tone>", 1),
+        ("Formal academic writing", 1),
+        ("warm words", 0),
+        ("5 < 6", 0),
+    ],
+)
+def test_copies_of_the_prompt(tmp_path, argument, copied):
+    Story("a", 0).say("x").search(argument, 1).end().write(tmp_path)
+    assert METRICS["copied_placeholder"].values(load(tmp_path))["a/0"] == copied
+
+
+def test_a_failed_monitor_is_not_healthy(tmp_path):
+    Story("a", 0).say("x").note("healthy").end().write(tmp_path)
+    Story("a", 1).say("x").note("healthy").note("failed").end().write(tmp_path)
+    Story("a", 2).say("x").note("failed").note("unhealthy").end().write(tmp_path)
+    Story("a", 3).say("x").end().write(tmp_path)
+    np.testing.assert_array_equal(METRICS["monitor_unhealthy"].values(load(tmp_path)), [0, NAN, 1, NAN])
+
+
 def test_a_sticky_steer_is_one_action_and_many_rounds_of_state(tmp_path):
     story = Story("a", 0).say("x").steer(5, 0.3)
     for _ in range(9):

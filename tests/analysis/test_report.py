@@ -155,6 +155,19 @@ def test_pages_of_an_earlier_report_are_removed(run, tmp_path):
     assert [p.name for p in tmp_path.glob("*.html")] == ["report.html"]
 
 
+def test_a_run_of_which_nothing_is_finished_yet_says_so(tmp_path):
+    Story("research", 0).say("just begun").write(tmp_path)
+    made = report(tmp_path)
+    assert made.summary.unfinished == 1 and made.summary.groups == () and not made.figures
+    assert "0 rollouts in 0 conditions; 1 unfinished" in made.html.read_text("utf-8")
+
+
+def test_labels_of_the_run_name_features_that_were_never_shown(tmp_path):
+    Story("research", 0).say("x", active=(77,)).end().write(tmp_path)
+    (tmp_path / "labels.json").write_text(json.dumps({"77": "a label from the dictionary"}))
+    assert "a label from the dictionary" in report(tmp_path).html.read_text("utf-8")
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
