@@ -63,7 +63,7 @@ ROLLOUT_COLUMNS = (
         ("max_tokens", "start.sampling.max_tokens", "Int64", "most tokens of one response"),
         ("verbs", "start.tools.verbs", "object", "tools offered"),
         ("system", "start.framing.system", "string", "the system prompt as rendered"),
-        ("ended", "end.how", "string", "how it ended: finished, left, window, failed, stopped"),
+        ("ended", "end.how", "string", "how it ended: finished, left, window (full), stopped (unhealthy), failed"),
         ("rounds_done", "end.rounds", "Int64", "rounds with a response"),
         ("error", "end.error", "string", "what went wrong, if it failed"),
     ),

@@ -24,8 +24,9 @@ __all__ = ["Frames", "columns_markdown", "load"]
 Event = dict[str, Any]
 SILENT_S = 2.0
 """Reading shorter than this shows no progress bar."""
-WHOLE = ("finished", "left", "window")
-"""Endings after which a rollout counts; after `failed` or `stopped` every metric of it is missing."""
+WHOLE = ("finished", "left", "window", "stopped")
+"""Endings after which a rollout counts; after `failed` every metric of it is missing. `stopped` counts: the script
+ended it because it was unhealthy, and leaving such rollouts out would make the rest look healthy."""
 
 
 @dataclass(frozen=True)

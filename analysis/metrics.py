@@ -264,7 +264,7 @@ def _each(frames: Frames, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]
 
 
 def _per_rollout(frames: Frames, rows: Mapping[Any, Mapping[Any, float]]) -> pd.DataFrame:
-    """A frame with a row per rollout; those that failed or were stopped are NaN throughout."""
+    """A frame with a row per rollout; those that failed are NaN throughout."""
     made: pd.DataFrame = pd.DataFrame.from_dict(dict(rows), orient="index")
     made = made.reindex(frames.rollouts["rollout"]).astype("float64").rename_axis("rollout")
     made[~made.index.isin(frames.counted)] = np.nan

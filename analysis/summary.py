@@ -92,13 +92,13 @@ class Counts:
     finished: int
     left: int
     window: int
-    failed: int
     stopped: int
+    failed: int
     unfinished: int
 
     @property
     def counted(self) -> int:
-        return self.finished + self.left + self.window
+        return self.finished + self.left + self.window + self.stopped
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _counts(frames: Frames, by: str, groups: dict[str, list[str]]) -> Iterable[C
     torn = frames.unfinished["condition"].value_counts().to_dict() if by == "condition" else {}
     for group, rollouts in groups.items():
         how = ended[rollouts].value_counts()
-        ways = {k: int(how.get(k, 0)) for k in (*WHOLE, "failed", "stopped")}
+        ways = {k: int(how.get(k, 0)) for k in (*WHOLE, "failed")}
         yield Counts(group, **ways, unfinished=int(torn.get(group, 0)))
 
 

@@ -80,8 +80,8 @@ def asked(summary: Summary) -> list[tuple[str, str]]:
 def found(summary: Summary) -> list[str]:
     """What was found, in sentences that are made from the tables."""
     counted = sum(c.counted for c in summary.counts)
-    failed = sum(c.failed + c.stopped for c in summary.counts)
-    lost = [f"{n} {what}" for n, what in ((failed, "failed or stopped"), (summary.unfinished, "unfinished")) if n]
+    failed = sum(c.failed for c in summary.counts)
+    lost = [f"{n} {what}" for n, what in ((failed, "failed"), (summary.unfinished, "unfinished")) if n]
     lines = [
         f"{counted} rollouts in {len(summary.groups)} {summary.by}{'s' * (len(summary.groups) != 1)}; "
         + (f"{' and '.join(lost)}, in no rate and listed apart." if lost else "none failed, none is unfinished.")
@@ -134,11 +134,11 @@ def p_value(p: float) -> str:
 
 
 def _rollouts(summary: Summary) -> Table:
-    columns = (summary.by, "finished", "left", "window full", "failed", "stopped", "unfinished")
+    columns = (summary.by, "finished", "left", "window full", "stopped", "failed", "unfinished")
     rows = tuple(
-        (c.group, *map(str, (c.finished, c.left, c.window, c.failed, c.stopped, c.unfinished))) for c in summary.counts
+        (c.group, *map(str, (c.finished, c.left, c.window, c.stopped, c.failed, c.unfinished))) for c in summary.counts
     )
-    note = "Finished, left and window full count; the others are in no rate."
+    note = "Failed and unfinished rollouts are in no rate. Stopped: ended by the script because it was unhealthy; it counts."
     if summary.unfinished > sum(c.unfinished for c in summary.counts):
         note += f" Unfinished files in all: {summary.unfinished}."
     return Table("Rollouts", columns, rows, note)

@@ -43,5 +43,13 @@ def test_comparisons_are_fisher_between_all_groups_and_adjusted_together(tmp_pat
     assert len(rates_frame(summary.rates)) == 9 * 3
 
 
+def test_a_rollout_stopped_for_its_health_counts(tmp_path):
+    from analysis.frames import load
+
+    Story("a", 0).say("mate " * 40).say("mate " * 40).end("stopped").write(tmp_path)
+    summary = summarise(load(tmp_path))
+    assert summary.counts[0].counted == 1 and summary.cell("degenerate_equal", "a").value == 1
+
+
 def test_the_unit_is_the_rollout(frames):
     assert all(c.estimate.n <= 2 for c in (*summarise(frames).rates, *summarise(frames).numbers))
