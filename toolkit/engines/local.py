@@ -6,66 +6,18 @@ join and leave between steps. Knows no prompts, tools or files.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit import randomness
 from toolkit.dictionary import FeatureDictionary
-from toolkit.engines import kv, loading, sampling, table
-from toolkit.engines.base import (
-    Completion,
-    Failure,
-    Generate,
-    ModelInfo,
-    Read,
-    Request,
-    Residuals,
-    Result,
-    Score,
-    Scores,
-    Why,
-)
-from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported, WindowFull
-from toolkit.steering import Steering
-
-
-@dataclass
-class Span:
-    """New tokens of one request, what is wanted of them, and what has come of it so far.
-
-    want: the token drawn after the last one, the logits after each, or nothing. layers: whose residuals to keep.
-    """
-
-    tokens: Sequence[int]
-    rows: Sequence[int]
-    want: Literal["nothing", "draw", "logits"]
-    layers: tuple[int, ...] = ()
-    done: int = 0
-    logits: list[Tensor] = field(default_factory=list)
-    residuals: dict[int, list[Tensor]] = field(default_factory=dict)
-    drawn: tuple[int, float] = (-1, float("nan"))
-
-
-Work = Generator[Span, None, Result]
-
-
-@dataclass
-class Job:
-    """A request on its way: its lane, the work that says what to compute next, and the span being computed."""
-
-    ticket: int
-    request: Request
-    lane: kv.Lane
-    work: Work | None = None
-    span: Span | None = None
-    uniform: np.random.Generator | None = None
-    applied: Counter[int] = field(default_factory=Counter)
+from toolkit.engines import jobs, kv, loading, sampling, table
+from toolkit.engines.base import Failure, Generate, ModelInfo, Request, Result
+from toolkit.engines.jobs import Job
+from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
 
 
 class LocalEngine:
@@ -118,8 +70,8 @@ class LocalEngine:
         self._wanted: frozenset[int] = frozenset()
         self._waiting: deque[tuple[int, Request]] = deque()
         self._active: list[Job] = []
+        self._uniform: dict[int, np.random.Generator | None] = {}
         self._tickets = 0
-        self._last = self.info.n_layers - 1
         self.tokens_computed = 0
         self._take_over_attention()
         if self.device.type == "cpu":
@@ -166,125 +118,29 @@ class LocalEngine:
                 finished += self._advance(job)
         return finished
 
-    # ------------------------------------------------------------------ requests as spans of new tokens
+    # ------------------------------------------------------------------ one step
 
     def _admit(self) -> list[tuple[int, Failure]]:
+        """Start waiting requests while there is room; those that cannot be carried out come back at once."""
         failed = []
         while self._waiting and len(self._active) < self.most_rows:
             ticket, request = self._waiting.popleft()
+            stops = self.tokenizer.stop_tokens
             try:
-                job = self._start(ticket, request)
+                job = jobs.start(ticket, request, self.info, self._table, self._store, stops, self.keep_lanes)
             except SelfsteerError as error:
                 failed.append((ticket, Failure(error)))
                 continue
             self._active.append(job)
+            self._uniform[ticket] = jobs.draws(request)
         return failed
-
-    def _start(self, ticket: int, request: Request) -> Job:
-        context = request.context
-        if not len(context):
-            raise BadInput("the context is empty; append at least one token to it")
-        if len(context) >= self.info.window:
-            raise WindowFull(f"the context has {len(context)} tokens, the model's window is {self.info.window}")
-        tokens = np.fromiter(context.tokens, np.int64, len(context))
-        if tokens.min() < 0 or tokens.max() >= self.info.vocabulary:
-            raise BadInput(f"token {tokens.max()} is not in the vocabulary of {self.info.vocabulary}")
-        rows = np.concatenate([np.full(len(s), self._table.row(s.steering), np.int64) for s in context.segments])
-        # the last token is always computed anew, since its logits are wanted; residuals are not kept, so a Read
-        # computes everything from the first wanted position on
-        most = len(context) - 1
-        if isinstance(request, Read):
-            _check_read(request, len(context), self.info.n_layers)
-            most = min(request.positions, default=most)
-        lane, reused = self._store.acquire(tokens, rows, most, self.keep_lanes)
-        job = Job(ticket, request, lane)
-        job.applied.update(lane.rows[:reused].tolist())
-        rest = tokens[reused:].tolist(), rows[reused:].tolist(), reused
-        if isinstance(request, Generate):
-            job.work = self._generate(job, request, *rest)
-        elif isinstance(request, Score):
-            job.work = self._score(job, request, *rest)
-        else:
-            job.work = self._read(job, request, *rest)
-        job.span = next(job.work)
-        return job
-
-    def _generate(self, job: Job, request: Generate, tokens: list[int], rows: list[int], reused: int) -> Work:
-        row = self._table.row(request.steering)
-        layers = () if request.capture is None else (self._table.dictionary(request.capture).reader.layer,)
-        job.uniform = randomness.stream("tokens", *request.sampling.stream)
-        room = min(request.sampling.max_tokens, self.info.window - len(request.context))
-        response: list[int] = []
-        logprobs: list[float] = []
-        residuals: list[Tensor] = []
-        why: Why = "length" if room == request.sampling.max_tokens else "window"
-        span = Span(tokens, rows, "draw")
-        while True:
-            yield span
-            residuals += span.residuals.get(layers[0], []) if layers and response else []
-            if len(response) == room or (response and response[-1] in self.tokenizer.stop_tokens):
-                break
-            token, logprob = span.drawn
-            response.append(token)
-            logprobs.append(logprob)
-            if token in self.tokenizer.stop_tokens:
-                why = "stop"
-            # the last token is computed too: its KV is part of the context, its residual part of the response
-            last = why == "stop" or len(response) == room
-            span = Span([token], [row], "nothing" if last else "draw", layers)
-        return Completion(
-            tuple(response),
-            why,
-            self._steered(job),
-            tuple(logprobs) if request.logprobs else None,
-            _kept(residuals) if layers else None,
-            reused,
-        )
-
-    def _score(self, job: Job, request: Score, tokens: list[int], rows: list[int], reused: int) -> Work:
-        for number, spellings in enumerate(request.options):
-            if not spellings or not all(spellings):
-                raise BadInput(f"option {number} has a spelling without tokens; give every option at least one token")
-        span = Span(tokens, rows, "logits")
-        yield span
-        after_context = torch.log_softmax(span.logits[-1][-1:].double().cpu(), -1)
-        job_steered = self._steered(job)
-        row = self._table.row(request.steering)
-        sums = []
-        for spellings in request.options:
-            parts = []
-            for spelling in spellings:
-                logprobs = after_context
-                if len(spelling) > 1:
-                    branch = Span(spelling[:-1], [row] * (len(spelling) - 1), "logits")
-                    job.lane.length = len(request.context)
-                    yield branch
-                    logprobs = torch.cat(
-                        [after_context, torch.log_softmax(torch.cat(branch.logits).double().cpu(), -1)]
-                    )
-                parts.append(logprobs[torch.arange(len(spelling)), torch.tensor(spelling)].sum())
-            sums.append(float(torch.logsumexp(torch.stack(parts), 0)))
-        job.lane.length = len(request.context)
-        return Scores(tuple(sums), float(np.exp(sums).sum()), job_steered)
-
-    def _read(self, job: Job, request: Read, tokens: list[int], rows: list[int], reused: int) -> Work:
-        span = Span(tokens, rows, "nothing", request.layers)
-        yield span
-        at = torch.tensor([p - reused for p in request.positions], dtype=torch.long)
-        read = [_kept(span.residuals[layer])[at] for layer in request.layers]
-        return Residuals(torch.stack(read, 1), self._steered(job))
-
-    def _steered(self, job: Job) -> dict[Steering, int]:
-        return {s: n for row, n in job.applied.items() if (s := self._table.steerings[row]) is not None}
-
-    # ------------------------------------------------------------------ one step
 
     def _next_step(self) -> list[tuple[Job, int]]:
         """Jobs and how many of their new tokens to compute: all that add one token, then spans up to the chunk."""
         step = []
         room = self.chunk
-        for job in sorted(self._active, key=_left):
-            count = min(_left(job), room)
+        for job in sorted(self._active, key=lambda job: job.span.left):
+            count = min(job.span.left, room)
             if count:
                 step.append((job, count))
                 room -= count
@@ -297,16 +153,15 @@ class LocalEngine:
         positions: list[int] = []
         spans = []
         for job, count in step:
-            span = _span(job)
-            start = job.lane.length
-            spans.append((job.lane.index, len(tokens), count, start))
+            span, begin = job.span, job.lane.length
+            spans.append((job.lane.index, len(tokens), count, begin))
             tokens += span.tokens[span.done : span.done + count]
             rows += span.rows[span.done : span.done + count]
             lanes += [job.lane.index] * count
-            positions += range(start, start + count)
-        self._wanted = frozenset(layer for job, _ in step for layer in _span(job).layers)
-        if any(_span(job).want == "logits" for job, _ in step):
-            self._wanted |= {self._last}
+            positions += range(begin, begin + count)
+        self._wanted = frozenset(layer for job, _ in step for layer in job.span.layers)
+        if any("logits" in job.span.want for job, _ in step):
+            self._wanted |= {self.info.n_layers - 1}
         hidden = self._forward(tokens, rows, lanes, positions, tuple(spans))
         self._collect(step, spans, rows, hidden)
 
@@ -345,51 +200,50 @@ class LocalEngine:
         hidden: Tensor,
     ) -> None:
         """Hand each job its residuals and logits, and draw the tokens of all that want one."""
-        draws: list[tuple[Job, int]] = []
+        drawing: list[tuple[Job, int]] = []
         for (job, count), (_, first, _, _) in zip(step, spans, strict=True):
-            span = _span(job)
+            span, end = job.span, first + count
             for layer in span.layers:
-                span.residuals.setdefault(layer, []).append(self._captured[layer][first : first + count])
+                span.residuals.setdefault(layer, []).append(self._captured[layer][first:end])
             job.lane.extend(span.tokens[span.done : span.done + count], span.rows[span.done : span.done + count])
-            job.applied.update(rows[first : first + count])
+            job.applied.update(rows[first:end])
             span.done += count
-            if span.want == "logits":
-                span.logits.append(loading.exact_logits(self.model, self._captured[self._last][first : first + count]))
-            elif span.want == "draw" and span.done == len(span.tokens):
-                draws.append((job, first + count - 1))
-        if draws:
-            self._draw(draws, hidden)
+            if span.want == "all logits" or (span.want == "last logits" and not span.left):
+                begin = first if span.want == "all logits" else end - 1
+                span.logits.append(loading.exact_logits(self.model, self._captured[self.info.n_layers - 1][begin:end]))
+            elif span.want == "draw" and not span.left:
+                drawing.append((job, end - 1))
+        if drawing:
+            self._draw(drawing, hidden)
 
-    def _draw(self, draws: list[tuple[Job, int]], hidden: Tensor) -> None:
-        wanted = [at for _, at in draws] + [0] * max(0, self._floor - len(draws))
-        logits = loading.logits_to_draw_from(self.model, hidden[wanted])[: len(draws)]
+    def _draw(self, drawing: list[tuple[Job, int]], hidden: Tensor) -> None:
+        wanted = [at for _, at in drawing] + [0] * max(0, self._floor - len(drawing))
+        logits = loading.logits_to_draw_from(self.model, hidden[wanted])[: len(drawing)]
         settings = []
-        for job, _ in draws:
-            if not isinstance(job.request, Generate) or job.uniform is None:
+        for job, _ in drawing:
+            uniform = self._uniform[job.ticket]
+            if uniform is None or not isinstance(job.request, Generate):
                 raise TypeError("only a Generate draws tokens")
-            how = job.request.sampling
-            settings.append((how.temperature, how.top_p, job.uniform.random()))
+            settings.append((job.request.sampling.temperature, job.request.sampling.top_p, uniform.random()))
         numbers = torch.tensor(settings, device=self.device, dtype=torch.float32)
         tokens, logprobs = sampling.draw(logits, *numbers.unbind(1))
-        for (job, _), token, logprob in zip(draws, tokens.tolist(), logprobs.tolist(), strict=True):
-            _span(job).drawn = (token, logprob)
+        for (job, _), token, logprob in zip(drawing, tokens.tolist(), logprobs.tolist(), strict=True):
+            job.span.drawn = (token, logprob)
 
-    def _advance(self, job: Job) -> list[tuple[int, Result | Failure]]:
+    def _advance(self, job: Job) -> list[tuple[int, Result]]:
         """Ask the job's work for its next span once the present one is computed; its result when there is none."""
-        if _left(job) or job.work is None:
+        if job.span.left:
             return []
         try:
             job.span = next(job.work)
         except StopIteration as end:
             self._drop(job)
             return [(job.ticket, end.value)]
-        except SelfsteerError as error:
-            self._drop(job)
-            return [(job.ticket, Failure(error))]
         return []
 
     def _drop(self, job: Job) -> None:
         self._active.remove(job)
+        del self._uniform[job.ticket]
         self._store.release(job.lane)
 
     # ------------------------------------------------------------------ the model's insides
@@ -452,29 +306,3 @@ class LocalEngine:
         self._store.release(lane)
         if not bool((seen[0] - seen[1]).abs().max() > 1e-4):
             raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")
-
-
-def _kept(residuals: list[Tensor]) -> Tensor:
-    """[T, D] on the CPU: float32, or float64 from a float64 model."""
-    whole = torch.cat(residuals).cpu()
-    return whole if whole.dtype == torch.float64 else whole.float()
-
-
-def _left(job: Job) -> int:
-    span = _span(job)
-    return len(span.tokens) - span.done
-
-
-def _span(job: Job) -> Span:
-    if job.span is None:
-        raise TypeError("the job has not started")
-    return job.span
-
-
-def _check_read(request: Read, tokens: int, layers: int) -> None:
-    for position in request.positions:
-        if not 0 <= position < tokens:
-            raise BadInput(f"position {position} is not in a context of {tokens} tokens")
-    for layer in request.layers:
-        if not 0 <= layer < layers:
-            raise BadInput(f"layer {layer} is out of range; the model has layers 0 to {layers - 1}")

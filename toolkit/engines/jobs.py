@@ -1,0 +1,221 @@
+"""Requests as work for the local engine: a generator that yields spans of new tokens and returns the result.
+
+Knows no model and no batch; the engine computes each span, in pieces if it likes, and resumes the generator.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit import randomness
+from toolkit.engines.base import Completion, Generate, ModelInfo, Read, Request, Residuals, Result, Score, Scores, Why
+from toolkit.engines.kv import KVStore, Lane
+from toolkit.engines.table import SteeringTable
+from toolkit.errors import BadInput, WindowFull
+from toolkit.steering import Steering
+
+
+@dataclass
+class Span:
+    """New tokens of one request, what is wanted of them, and what has come of it so far.
+
+    want: the token drawn after the last one, the logits after the last one or after each, or nothing.
+    layers: whose residuals to keep. done: how many tokens have been computed.
+    """
+
+    tokens: Sequence[int]
+    rows: Sequence[int]
+    want: Literal["nothing", "draw", "last logits", "all logits"]
+    layers: tuple[int, ...] = ()
+    done: int = 0
+    logits: list[Tensor] = field(default_factory=list)
+    residuals: dict[int, list[Tensor]] = field(default_factory=dict)
+    drawn: tuple[int, float] = (-1, float("nan"))
+
+    @property
+    def left(self) -> int:
+        return len(self.tokens) - self.done
+
+    def result(self) -> Tensor:
+        """Log-probabilities [t, V] of the logits that were wanted, float64 on the CPU."""
+        return torch.log_softmax(torch.cat(self.logits).double().cpu(), -1)
+
+    def kept(self, layer: int) -> Tensor:
+        """[T, D] on the CPU: float32, or float64 from a float64 model."""
+        whole = torch.cat(self.residuals[layer]).cpu()
+        return whole if whole.dtype == torch.float64 else whole.float()
+
+
+Work = Generator[Span, None, Result]
+
+
+@dataclass
+class Job:
+    """A request on its way: its lane, its work, the span being computed, and how many tokens ran under which row."""
+
+    ticket: int
+    request: Request
+    lane: Lane
+    applied: Counter[int]
+    work: Work
+    span: Span
+
+
+def start(
+    ticket: int,
+    request: Request,
+    info: ModelInfo,
+    table: SteeringTable,
+    store: KVStore,
+    stops: frozenset[int],
+    keep_lanes: int,
+) -> Job:
+    """Check a request, give it the lane with its longest kept prefix, and begin its work.
+
+    Raises BadInput, WindowFull or SteeringError before any lane is taken.
+    """
+    context = request.context
+    _check(request, info)
+    tokens = np.fromiter(context.tokens, np.int64, len(context))
+    rows = np.concatenate([np.full(len(s), table.row(s.steering), np.int64) for s in context.segments])
+    # the last token is always computed anew, since its logits are wanted; residuals are not kept, so a Read
+    # computes everything from the first wanted position on
+    most = min(request.positions, default=len(context) - 1) if isinstance(request, Read) else len(context) - 1
+    after = 0 if isinstance(request, Read) else table.row(request.steering)
+    layer = _capture_layer(request, table)
+    lane, reused = store.acquire(tokens, rows, most, keep_lanes)
+    applied = Counter(lane.rows[:reused].tolist())
+    rest = tokens[reused:].tolist(), rows[reused:].tolist()
+    steered = Steered(table, applied)
+    if isinstance(request, Generate):
+        work = generate(request, *rest, after, layer, reused, info.window, stops, steered)
+    elif isinstance(request, Score):
+        work = score(request, *rest, after, lane, steered)
+    else:
+        work = read(request, *rest, reused, steered)
+    return Job(ticket, request, lane, applied, work, next(work))
+
+
+@dataclass(frozen=True)
+class Steered:
+    """Counts of applied table rows as counts of steerings."""
+
+    table: SteeringTable
+    applied: Counter[int]
+
+    def __call__(self) -> dict[Steering, int]:
+        return {s: n for row, n in self.applied.items() if (s := self.table.steerings[row]) is not None}
+
+
+def generate(
+    request: Generate,
+    tokens: list[int],
+    rows: list[int],
+    row: int,
+    layer: int | None,
+    reused: int,
+    window: int,
+    stops: frozenset[int],
+    steered: Steered,
+) -> Work:
+    """The context's new tokens in one span, then one token a span; the last token is computed too, since its KV is
+    part of the context and its residual part of the response."""
+    room = min(request.sampling.max_tokens, window - len(request.context))
+    why: Why = "length" if room == request.sampling.max_tokens else "window"
+    layers = () if layer is None else (layer,)
+    response: list[int] = []
+    logprobs: list[float] = []
+    residuals: list[Tensor] = []
+    span = Span(tokens, rows, "draw")
+    while span.want == "draw":
+        yield span
+        if response and layers:
+            residuals.append(span.kept(layers[0]))
+        token, logprob = span.drawn
+        response.append(token)
+        logprobs.append(logprob)
+        why = "stop" if token in stops else why
+        ended = token in stops or len(response) == room
+        span = Span([token], [row], "nothing" if ended else "draw", layers)
+    yield span
+    if layers:
+        residuals.append(span.kept(layers[0]))
+    return Completion(
+        tuple(response),
+        why,
+        steered(),
+        tuple(logprobs) if request.logprobs else None,
+        torch.cat(residuals) if layers else None,
+        reused,
+    )
+
+
+def score(request: Score, tokens: list[int], rows: list[int], row: int, lane: Lane, steered: Steered) -> Work:
+    """The context, then each longer spelling as a branch that is cut off again. Sums are exact, in float64."""
+    context = len(request.context)
+    span = Span(tokens, rows, "last logits")
+    yield span
+    first, counts = span.result(), steered()
+    sums = []
+    for spellings in request.options:
+        parts = []
+        for spelling in spellings:
+            logprobs = first
+            if len(spelling) > 1:
+                branch = Span(spelling[:-1], [row] * (len(spelling) - 1), "all logits")
+                lane.length = context
+                yield branch
+                logprobs = torch.cat([first, branch.result()])
+            parts.append(logprobs[torch.arange(len(spelling)), torch.tensor(spelling)].sum())
+        sums.append(float(torch.logsumexp(torch.stack(parts), 0)))
+    lane.length = context
+    return Scores(tuple(sums), float(np.exp(sums).sum()), counts)
+
+
+def read(request: Read, tokens: list[int], rows: list[int], reused: int, steered: Steered) -> Work:
+    span = Span(tokens, rows, "nothing", request.layers)
+    yield span
+    at = torch.tensor([p - reused for p in request.positions], dtype=torch.long)
+    return Residuals(torch.stack([span.kept(layer)[at] for layer in request.layers], 1), steered())
+
+
+def draws(request: Request) -> np.random.Generator | None:
+    """The uniform draws of a Generate, from the stream that it names; None for other requests."""
+    return randomness.stream("tokens", *request.sampling.stream) if isinstance(request, Generate) else None
+
+
+def _capture_layer(request: Request, table: SteeringTable) -> int | None:
+    if not isinstance(request, Generate) or request.capture is None:
+        return None
+    return table.dictionary(request.capture).reader.layer
+
+
+def _check(request: Request, info: ModelInfo) -> None:
+    context = request.context
+    if not len(context):
+        raise BadInput("the context is empty; append at least one token to it")
+    if len(context) >= info.window:
+        raise WindowFull(f"the context has {len(context)} tokens, the model's window is {info.window}")
+    for token in (min(context.tokens), max(context.tokens)):
+        if not 0 <= token < info.vocabulary:
+            raise BadInput(f"token {token} is not in the vocabulary of {info.vocabulary}")
+    if isinstance(request, Score):
+        for number, spellings in enumerate(request.options):
+            if not spellings or not all(spellings):
+                raise BadInput(f"option {number} has a spelling without tokens; give every option at least one token")
+            if len(context) + max(map(len, spellings)) > info.window:
+                raise WindowFull(f"option {number} does not fit behind {len(context)} tokens in {info.window}")
+    if isinstance(request, Read):
+        for position in request.positions:
+            if not 0 <= position < len(context):
+                raise BadInput(f"position {position} is not in a context of {len(context)} tokens")
+        for layer in request.layers:
+            if not 0 <= layer < info.n_layers:
+                raise BadInput(f"layer {layer} is out of range; the model has layers 0 to {info.n_layers - 1}")
