@@ -89,10 +89,10 @@ def load(run_dir: str | Path) -> Frames:
     labels: dict[int, str] = {}
     for path in _with_bar(paths):
         name = path.relative_to(run / "rollouts").with_suffix("").as_posix()
-        file = {"rollout": name, "condition": name.rpartition("/")[0], "path": str(path)}
+        file = {"rollout": name, "condition": name.rpartition("/")[0], "path": path.relative_to(run).as_posix()}
         events, problem = _events(path)
         if problem:
-            errors.append({"rollout": name, "path": str(path), "problem": problem})
+            errors.append({"rollout": name, "path": file["path"], "problem": problem.replace(str(path), file["path"])})
         elif not events or events[-1]["event"] != "end":
             done = sum(e["event"] == "response" for e in events)
             unfinished.append({**{k: file[k] for k in ("rollout", "condition", "path")}, "rounds_done": done})
@@ -100,7 +100,7 @@ def load(run_dir: str | Path) -> Frames:
             _gather(file, events, gathered)
             _learn_labels(events, labels)
             if events[-1].get("error"):
-                errors.append({"rollout": name, "path": str(path), "problem": events[-1]["error"]})
+                errors.append({"rollout": name, "path": file["path"], "problem": events[-1]["error"]})
     frames: dict[str, Any] = {t.name: _frame(t, gathered[t.name]) for t in TABLES}
     return Frames(
         run=run.name or str(run.resolve().name),

@@ -16,7 +16,7 @@ INVISIBLE = (
 )
 _ODD = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{BIDI}{INVISIBLE}\ud800-\udfff\U000e0000-\U000e007f]")
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]|\x9b[0-?]*[ -/]*[@-~]")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~:@])")
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]()#|~]|(?<!\w)@|:(?=//)|(?<=www)\.|^[-+=]|(?<=^\d)[.)]")
 
 
 def visible(text: str) -> str:
@@ -39,7 +39,7 @@ def for_html(text: str) -> str:
 def for_markdown(text: str) -> str:
     """One line of inline Markdown that means nothing but itself, inside a table cell too."""
     line = " ".join(visible(text).split())
-    return _MARKDOWN.sub(r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    return _MARKDOWN.sub(r"\\\g<0>", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def json_for_html(value: object) -> str:

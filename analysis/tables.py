@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from analysis.stats import Estimate
+from analysis.stats import Estimate, minimum_detectable_rate
 from analysis.summary import Cell, Summary
 
 SHORT = {
@@ -138,7 +138,7 @@ def _rollouts(summary: Summary) -> Table:
     rows = tuple(
         (c.group, *map(str, (c.finished, c.left, c.window, c.stopped, c.failed, c.unfinished))) for c in summary.counts
     )
-    note = "Failed and unfinished rollouts are in no rate. Stopped: ended by the script because it was unhealthy; it counts."
+    note = "Failed and unfinished rollouts are in no rate. Stopped: ended by the script as unhealthy; counted."
     if summary.unfinished > sum(c.unfinished for c in summary.counts):
         note += f" Unfinished files in all: {summary.unfinished}."
     return Table("Rollouts", columns, rows, note)
@@ -176,9 +176,22 @@ def _comparisons(summary: Summary) -> Table:
     )
     note = (
         "Difference of rates with Newcombe's hybrid score 95% interval; Fisher's exact test, two-sided; "
-        f"p adjusted over all {len(rows)} comparisons here (Benjamini-Hochberg)."
+        f"p adjusted over all {len(rows)} comparisons here (Benjamini-Hochberg). {_detectable(summary)}"
     )
     return Table("Comparisons", ("rate", "groups", "difference", "p", "p adjusted", "n"), rows, note)
+
+
+def _detectable(summary: Summary) -> str:
+    """What the smallest two groups could have told apart, so that no difference is not read as equality."""
+    sizes = sorted(c.counted for c in summary.counts)[:2]
+    if len(sizes) < 2 or not sizes[0]:
+        return ""
+    found = minimum_detectable_rate(0.5, *sizes)
+    reach = "no rate at all" if math.isnan(found.higher) else f"only {found.higher:.0%} or more"
+    return (
+        f"For scale: beside 50% in {sizes[0]} rollouts, {sizes[1]} rollouts would tell {reach} apart with 80% power, "
+        "unadjusted (normal approximation)."
+    )
 
 
 def _provenance(summary: Summary) -> Table:

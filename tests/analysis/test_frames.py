@@ -59,6 +59,10 @@ def test_unfinished_damaged_and_failed_are_apart(frames):
     assert "minimal/1" not in frames.counted and len(frames.counted) == 3
 
 
+def test_no_path_of_this_machine_gets_into_what_is_published(frames, run):
+    assert str(run) not in " ".join([*frames.errors["problem"], *frames.errors["path"], *frames.unfinished["path"]])
+
+
 def test_where_filters_all_frames_and_says_so(frames):
     cut = frames.where(condition="research")
     assert set(cut.calls["rollout"]) == {"research/0", "research/1"} and cut.filters == ("condition = research",)
