@@ -100,8 +100,22 @@ def tool_use(frames: Frames) -> pd.DataFrame:
             "steers": float((ok["verb"] == "steer").sum()),
             "searches": float((ok["verb"] == "search").sum()),
             "steered": float((ok["verb"] == "steer").any()),
+            "median_strength": _number(ok.loc[ok["verb"] == "steer", "strength"].abs().median()),
         }
     return _per_rollout(frames, rows)
+
+
+def calls_by_round(frames: Frames) -> pd.DataFrame:
+    """Per round with a response: calls written (`tried`) and carried out (`calls`), of the rollouts that count.
+
+    Columns rollout, round, tried, calls. A round without a call has 0: it was seen to have none.
+    """
+    rounds = frames.rounds[frames.rounds["response"].notna() & frames.rounds["rollout"].isin(frames.counted)]
+    keys = ["rollout", "round"]
+    tried = frames.calls.groupby(keys).size().rename("tried").reset_index()
+    ok = frames.calls[frames.calls["outcome"] == "ok"].groupby(keys).size().rename("calls").reset_index()
+    made = rounds[keys].merge(tried, how="left", on=keys).merge(ok, how="left", on=keys)
+    return made.fillna({"tried": 0, "calls": 0}).astype({"tried": "float64", "calls": "float64"})
 
 
 def call_faults(frames: Frames) -> pd.DataFrame:
@@ -296,6 +310,7 @@ METRICS: dict[str, Metric] = {
         Metric("steered", 1, "rate", "the model set at least one steering itself", tool_use),
         Metric("calls", 1, "number", "tool calls written", tool_use),
         Metric("steers", 1, "number", "STEER calls carried out: actions, not rounds in force", tool_use),
+        Metric("median_strength", 1, "number", "median size of the strengths it set, sign left out", tool_use),
         Metric("searches", 1, "number", "SEARCH calls carried out", tool_use),
         Metric("degenerate_same_index", 1, "rate", "last two responses equal at over 80% of indexes", degeneration),
         Metric("degenerate_difflib", 1, "rate", "last two responses over 80% alike by difflib", degeneration),

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import stats
 from analysis.frames import Frames
+from analysis.metrics import calls_by_round
 from analysis.safe import plain
 from analysis.summary import Summary, grouping
 
@@ -151,14 +152,9 @@ def _intervals(ax: Axes, at: Any, found: Sequence[stats.Estimate], palette: Pale
 
 
 def _calls_by_round(frames: Frames, summary: Summary, groups: dict[str, list[str]]) -> Drawing | None:
-    rounds = frames.rounds[frames.rounds["response"].notna()][["rollout", "round"]]
-    if len(frames.calls) == 0 or len(rounds) == 0:
+    per_round = calls_by_round(frames)
+    if len(frames.calls) == 0 or len(per_round) == 0:
         return None
-    ok = (
-        frames.calls[frames.calls["outcome"] == "ok"].groupby(["rollout", "round"]).size().rename("calls").reset_index()
-    )
-    per_round = rounds.merge(ok, how="left", on=["rollout", "round"])
-    per_round["calls"] = per_round["calls"].fillna(0).astype(float)  # a round with a response and no call: truly none
     series = {g: _by_round(per_round[per_round["rollout"].isin(ids)]) for g, ids in groups.items()}
     caption = (
         f"Tool calls carried out per round, by {summary.by}. Lines are means over the rollouts that reached the round, "

@@ -33,6 +33,7 @@ NUMBERS = (
     "calls",
     "steers",
     "searches",
+    "median_strength",
     "malformed_share",
     "repeats",
     "first_person",

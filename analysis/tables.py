@@ -26,6 +26,7 @@ SHORT = {
     "calls": "calls",
     "steers": "steers",
     "searches": "searches",
+    "median_strength": "strength",
     "malformed_share": "malformed",
     "repeats": "repeats",
     "first_person": "I / 1,000 words",
@@ -39,7 +40,15 @@ SHORT = {
     "steers_from_search_share": "from search",
 }
 TOOL_RATES = ("used_tools", "used_tools_first_round", "steered", "copied_placeholder")
-TOOL_NUMBERS = ("calls", "steers", "searches", "malformed_share", "repeats", "steers_from_search_share")
+TOOL_NUMBERS = (
+    "calls",
+    "steers",
+    "searches",
+    "median_strength",
+    "malformed_share",
+    "repeats",
+    "steers_from_search_share",
+)
 TEXT_NUMBERS = ("first_person", "second_person", "words_per_response", "vocabulary", "cut_off_share")
 STATE_NUMBERS = ("steers", "portfolio_rounds", "voided_steers", "silently_voided_steers")
 

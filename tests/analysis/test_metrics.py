@@ -24,6 +24,7 @@ EXPECTED = {  # minimal/0, minimal/1 (failed), research/0, research/1
     "steered": [0, NAN, 1, 1],
     "calls": [3, NAN, 2, 5],
     "steers": [0, NAN, 1, 2],
+    "median_strength": [NAN, NAN, 0.3, 0.35],
     "degenerate_same_index": [1, NAN, 1, 0],
     "degenerate_difflib": [1, NAN, 1, 0],
     "degenerate_equal": [0, NAN, 1, 0],
@@ -52,6 +53,16 @@ def test_every_metric_is_named_and_misses_the_failed_rollout(frames):
         assert metric.identifier == f"{name}@{metric.version}" and math.isnan(values["minimal/1"])
         if metric.kind == "rate":
             assert set(values.dropna()) <= {0.0, 1.0}
+
+
+def test_calls_by_round(frames):
+    made = metrics.calls_by_round(frames)
+    assert made[made["rollout"] == "research/1"][["round", "tried", "calls"]].values.tolist() == [
+        [1, 3, 3],
+        [2, 2, 1],
+        [3, 0, 0],
+    ]
+    assert "minimal/1" not in set(made["rollout"])
 
 
 def test_pronouns_per_thousand_words(frames):

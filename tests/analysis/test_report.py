@@ -5,6 +5,7 @@ Knows the page from outside: its HTML, and its DOM where a Chromium is at hand.
 
 from __future__ import annotations
 
+import html
 import html.parser
 import io
 import json
@@ -180,6 +181,37 @@ def test_a_browser_renders_it_and_runs_nothing_of_it(evil_run, evil, tmp_path, m
     naive = report(evil_run, tmp_path / "naive").html
     naive.write_text(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", naive.read_text("utf-8")), "utf-8")
     assert f"<title>{RAN}" in _dom(naive, tmp_path / "2")
+
+
+DRIVER = """
+const seen = {};
+const ids = () => [...document.querySelectorAll("#list button > span:first-child")].map((e) => e.textContent);
+const open = () => document.querySelector("#rollout h3").textContent;
+const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+seen.all = ids(); seen.first = open();
+press("j"); seen.next = open(); press("k"); seen.back = open();
+document.querySelectorAll("#list button")[2].click(); seen.clicked = open();
+seen.strip = document.querySelectorAll("#rollout .strip button").length;
+document.querySelectorAll("#filters button")[1].click(); seen.filtered = ids();
+const box = document.getElementById("search");
+box.value = "YOURSELF"; box.dispatchEvent(new Event("input"));
+setTimeout(() => { seen.found = ids(); seen.marks = document.querySelectorAll("mark").length;
+  document.title = JSON.stringify(seen); }, 600);
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+def test_a_reader_can_open_filter_and_search(run, tmp_path):
+    path = report(run, tmp_path / "report").html
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", path.read_text("utf-8"))
+    path.write_text(text.replace("</body>", f"<script>{DRIVER}</script></body>"), "utf-8")
+    title = re.search(r"<title>(.*?)</title>", _dom(path, tmp_path / "profile"), re.DOTALL)
+    seen = json.loads(html.unescape(title[1]))
+    assert seen["all"] == ["minimal/0", "minimal/1", "research/0", "research/1"]
+    assert (seen["first"], seen["next"], seen["back"]) == ("minimal/0", "minimal/1", "minimal/0")
+    assert seen["clicked"] == "research/0" and seen["strip"] == 8  # a turn and a response in each of four rounds
+    assert seen["filtered"] == ["research/0", "research/1"]
+    assert seen["found"] == ["research/1"] and seen["marks"] == 1
 
 
 def _data(text):
