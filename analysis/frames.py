@@ -19,7 +19,7 @@ from agents import transcript
 from analysis.columns import TABLES, Column, Table, columns_markdown
 from toolkit.errors import BadInput
 
-__all__ = ["Frames", "columns_markdown", "load"]
+__all__ = ["Frames", "columns_markdown", "each_rollout", "load", "per_rollout"]
 
 Event = dict[str, Any]
 SILENT_S = 2.0
@@ -110,6 +110,20 @@ def load(run_dir: str | Path) -> Frames:
         errors=pd.DataFrame(errors, columns=["rollout", "path", "problem"]),
         labels={**labels, **{int(k): str(v) for k, v in _json(run / "labels.json").items()}},
     )
+
+
+def each_rollout(frames: Frames, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(rollout, its rows) for every rollout, those without rows too."""
+    groups = dict(iter(table.groupby("rollout", sort=False)))
+    return [(rollout, groups.get(rollout, table.iloc[:0])) for rollout in frames.rollouts["rollout"]]
+
+
+def per_rollout(frames: Frames, rows: Mapping[Any, Mapping[Any, float]]) -> pd.DataFrame:
+    """A frame with a row per rollout; those that failed are NaN throughout."""
+    made: pd.DataFrame = pd.DataFrame.from_dict(dict(rows), orient="index")
+    made = made.reindex(frames.rollouts["rollout"]).astype("float64").rename_axis("rollout")
+    made[~made.index.isin(frames.counted)] = float("nan")
+    return made
 
 
 def _events(path: Path) -> tuple[list[Event], str]:

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import stats
+from analysis.calls import calls_by_round
 from analysis.frames import Frames
-from analysis.metrics import calls_by_round
 from analysis.safe import plain
 from analysis.summary import Summary, grouping
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import metrics, provenance, text
+from analysis import calls, provenance, responses, text
 from analysis.frames import load
 from analysis.metrics import METRICS
 from tests.analysis.synthetic import Story, held
@@ -56,7 +56,7 @@ def test_every_metric_is_named_and_misses_the_failed_rollout(frames):
 
 
 def test_calls_by_round(frames):
-    made = metrics.calls_by_round(frames)
+    made = calls.calls_by_round(frames)
     assert made[made["rollout"] == "research/1"][["round", "tried", "calls"]].values.tolist() == [
         [1, 3, 3],
         [2, 2, 1],
@@ -66,7 +66,7 @@ def test_calls_by_round(frames):
 
 
 def test_pronouns_per_thousand_words(frames):
-    values = metrics.pronouns(frames)
+    values = responses.pronouns(frames)
     # counted by hand: I, my, I in 8 + 7 + 8 + 8 words; You, yourself, You in 9 + 10 + 8
     assert values.loc["research/0", "first_person"] == pytest.approx(1000 * 3 / 31)
     assert values.loc["research/1", "second_person"] == pytest.approx(1000 * 3 / 27)
@@ -149,7 +149,7 @@ def test_repeats_and_prose_mentions_are_not_malformed(tmp_path):
     first = response.index("STEER(5")
     story = Story("a", 0).say(response, mentions=1)
     story.steer(5, 0.3, span=(first, first + 13)).steer(5, 0.3, span=(first + 14, first + 27)).end().write(tmp_path)
-    row = metrics.call_faults(load(tmp_path)).loc["a/0"]
+    row = calls.call_faults(load(tmp_path)).loc["a/0"]
     assert (row["malformed_calls"], row["repeats"], row["prose_mentions"]) == (0, 1, 1)
 
 
@@ -172,7 +172,7 @@ def test_external_steering_is_no_action_of_the_model(tmp_path):
 
 def test_a_rollout_of_one_response_has_no_pair_to_compare(tmp_path):
     Story("a", 0).say("only one response here").end("window").write(tmp_path)
-    values = metrics.degeneration(load(tmp_path)).loc["a/0"]
+    values = responses.degeneration(load(tmp_path)).loc["a/0"]
     assert values[["degenerate_same_index", "degenerate_difflib", "degenerate_equal"]].isna().all()
 
 

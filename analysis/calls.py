@@ -1,0 +1,134 @@
+"""Metrics of what a model did with its tools, and of how its health was judged; a row per rollout out.
+
+Knows no text beside the calls themselves. Missing (undefined, or a rollout that failed) is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas as pd
+
+from analysis.frames import Frames, each_rollout, per_rollout
+
+PLACEHOLDERS = frozenset(
+    {"query", "your query", "search query", "text in quotes", "index", "feature index", "signed number", "placeholder"}
+    | {"...", "…"}
+)
+"""Arguments that no model means, beside what stands in the signatures of its own prompt and anything in <brackets>."""
+FAULTS = ("malformed", "unknown_tool", "bad_argument")
+_SIGNATURE = re.compile(r"\b([A-Z]{2,}(?:_[A-Z]+)*)\(([^()\n]*)\)")
+
+
+def tool_use(frames: Frames) -> pd.DataFrame:
+    """Did the model use a tool: ever, and in its first round; did it try one; how many calls, steers and searches?
+
+    used: a call that was carried out. tried: a call of any outcome. The published rates mixed these.
+    """
+    calls, rows = frames.calls, {}
+    for rollout, mine in each_rollout(frames, calls):
+        ok = mine[mine["outcome"] == "ok"]
+        rows[rollout] = {
+            "used_tools": float(len(ok) > 0),
+            "used_tools_first_round": float((ok["round"] == 1).any()),
+            "tried_tools": float(len(mine) > 0),
+            "calls": float(len(mine)),
+            "steers": float((ok["verb"] == "steer").sum()),
+            "searches": float((ok["verb"] == "search").sum()),
+            "steered": float((ok["verb"] == "steer").any()),
+            "median_strength": _number(ok.loc[ok["verb"] == "steer", "strength"].abs().median()),
+        }
+    return per_rollout(frames, rows)
+
+
+def calls_by_round(frames: Frames) -> pd.DataFrame:
+    """Per round with a response: calls written (`tried`) and carried out (`calls`), of the rollouts that count.
+
+    Columns rollout, round, tried, calls. A round without a call has 0: it was seen to have none.
+    """
+    rounds = frames.rounds[frames.rounds["response"].notna() & frames.rounds["rollout"].isin(frames.counted)]
+    keys = ["rollout", "round"]
+    tried = frames.calls.groupby(keys).size().rename("tried").reset_index()
+    ok = frames.calls[frames.calls["outcome"] == "ok"].groupby(keys).size().rename("calls").reset_index()
+    made = rounds[keys].merge(tried, how="left", on=keys).merge(ok, how="left", on=keys)
+    return made.fillna({"tried": 0, "calls": 0}).astype({"tried": "float64", "calls": "float64"})
+
+
+def call_faults(frames: Frames) -> pd.DataFrame:
+    """What went wrong with calls: each fault by itself, as a count and as a share of the attempts of the rollout.
+
+    repeats: a well-formed call equal to an earlier one of its response (no fault: counted apart).
+    prose_mentions: calls within sentences or quotations, as the parser counted them; they are not carried out.
+    Shares are NaN for a rollout without attempts.
+    """
+    mentions = frames.rounds.groupby("rollout")["mentions"].sum(min_count=1)
+    rows = {}
+    for rollout, mine in each_rollout(frames, frames.calls):
+        outcome, attempts = mine["outcome"], len(mine)
+        written = mine.assign(arguments=mine["arguments"].map(_written))
+        formed = written[~outcome.isin(["malformed", "unknown_tool"])]
+        faults = {f"{kind}_calls": float((outcome == kind).sum()) for kind in FAULTS}
+        rows[rollout] = {
+            **faults,
+            "malformed_share": faults["malformed_calls"] / attempts if attempts else float("nan"),
+            "repeats": float(formed.duplicated(["round", "verb", "arguments"]).sum()),
+            "prose_mentions": _number(mentions.get(rollout)),
+        }
+    return per_rollout(frames, rows)
+
+
+def monitored(frames: Frames) -> pd.DataFrame:
+    """Did a monitor ever find the rollout unhealthy? NaN without verdicts, or if none is and a monitor failed."""
+    rows = {}
+    for rollout, mine in each_rollout(frames, frames.notes):
+        verdicts = set(mine["verdict"])
+        known = "unhealthy" in verdicts or (bool(verdicts) and "failed" not in verdicts)
+        rows[rollout] = {"monitor_unhealthy": float("unhealthy" in verdicts) if known else float("nan")}
+    return per_rollout(frames, rows)
+
+
+def placeholder_copies(frames: Frames) -> pd.DataFrame:
+    """Calls whose argument was copied from the prompt: a signature's placeholder, or a phrase that it quotes.
+
+    A share of the calls with an argument, and whether it ever happened; NaN without such calls.
+    """
+    prompts = dict(zip(frames.rollouts["rollout"], frames.rollouts["system"], strict=True))
+    rows = {}
+    for rollout, mine in each_rollout(frames, frames.calls):
+        copied = copies(mine, prompts.get(rollout))
+        asked = int(mine["arguments"].map(bool).sum()) if len(mine) else 0
+        rows[rollout] = {
+            "copied_placeholder": float(copied.any()) if asked else float("nan"),
+            "copied_share": float(copied.sum()) / asked if asked else float("nan"),
+        }
+    return per_rollout(frames, rows)
+
+
+def copies(calls: pd.DataFrame, prompt: object) -> pd.Series[bool]:
+    """Which calls have an argument that stands in the prompt as a placeholder or in quotation marks."""
+    known = set(PLACEHOLDERS)
+    if isinstance(prompt, str):
+        known |= {_bare(part) for _, inside in _SIGNATURE.findall(prompt) for part in inside.split(",")}
+        known |= {_bare(quoted) for quoted in re.findall(r"[\"“]([^\"”\n]{3,80})[\"”]", prompt)}
+    known.discard("")
+    found = [
+        any(
+            _bare(str(part)) in known or re.fullmatch(r"<[^<>]+>", str(part).strip()) is not None
+            for part in parts or ()
+        )
+        for parts in calls["arguments"]
+    ]
+    return pd.Series(found, index=calls.index, dtype=bool)
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None or value is pd.NA else float(value)
+
+
+def _bare(part: str) -> str:
+    return part.strip().strip("\"'`<>[]{}“”").strip().lower()
+
+
+def _written(arguments: object) -> str:
+    return "\x1f".join(" ".join(str(a).lower().split()) for a in arguments) if isinstance(arguments, list) else ""
