@@ -1,6 +1,6 @@
 """Measures of one text, or of two: likeness, loops, pronouns, vocabulary.
 
-Knows no rollout and no frame; metrics.py says which texts are measured.
+Knows no rollout and no frame; responses.py says which texts are measured.
 """
 
 from __future__ import annotations
