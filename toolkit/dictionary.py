@@ -2,7 +2,7 @@
 
 Three parts make one: `labels` (what features are called and how they are found), `directions` (what steering
 adds) and `reader` (what INSPECT measures). SAE latents and mean-difference vectors differ only in these parts.
-Controls replace a part: see the views at the end. Knows no engine, tool or prompt.
+Controls replace a part: see views.py. Knows no engine, tool or prompt.
 """
 
 from __future__ import annotations
@@ -66,12 +66,16 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class FeatureDictionary:
-    """Labels, directions and a reader that belong together. Immutable; controls are other dictionaries."""
+    """Labels, directions and a reader that belong together. Immutable; controls are other dictionaries.
+
+    notes: what a user should know before trusting numbers from it; printed and stored with them.
+    """
 
     name: str
     labels: Labels
     directions: Directions
     reader: Reader
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -1,0 +1,216 @@
+"""SAEs of every architecture and normalisation against sae-lens itself, in float64."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit.context import Context
+from toolkit.engines.base import Read, run
+from toolkit.engines.local import LocalEngine
+from toolkit.errors import BadInput, Unsupported
+from toolkit.opening import open_dictionary
+from toolkit.sae import Unit, decoder_block, open_sae
+from toolkit.steering import Intervention, Steering
+
+D, F, LAYER = 32, 48, 1
+NORMS = ("none", "layer_norm", "constant_norm_rescale")
+
+
+def make_sae(architecture: str, normalize: str = "none", hook: str = f"blocks.{LAYER}.hook_resid_post", **settings):
+    from sae_lens.registry import get_sae_class
+
+    sae_class, config_class = get_sae_class(architecture)
+    extra = {"k": 6} if architecture == "topk" else {}
+    config = config_class(d_in=D, d_sae=F, dtype="float64", normalize_activations=normalize, **extra, **settings)
+    config.metadata.hook_name = hook
+    torch.manual_seed(3)
+    sae = sae_class(config)
+    with torch.no_grad():
+        for name, parameter in sae.named_parameters():
+            # numbers that float32 holds exactly, so that nothing is lost where rows are handed over in float32
+            scale = 0.3 if "threshold" in name else 1.0
+            parameter.copy_((torch.rand_like(parameter) - (0 if "threshold" in name else 0.5)).float().double() * scale)
+    return sae
+
+
+def saved(sae, folder: Path, unit: dict | None = None) -> Path:
+    sae.save_model(folder)
+    if unit is not None:
+        (folder / "selfsteer.json").write_text(json.dumps({"unit": unit}))
+    return folder
+
+
+CASES = [
+    ("standard", {}),
+    ("topk", {}),
+    ("topk", {"rescale_acts_by_decoder_norm": False}),
+    ("jumprelu", {}),
+    ("gated", {}),
+]
+
+
+@pytest.mark.parametrize("normalize", NORMS)
+@pytest.mark.parametrize(("architecture", "settings"), CASES)
+def test_add_is_encode_edit_decode_with_error(
+    tmp_path: Path, tiny_llama: Path, architecture, settings, normalize
+) -> None:
+    sae = make_sae(architecture, normalize, **settings)
+    dictionary = open_sae(saved(sae, tmp_path), unit=2.5, dtype="float64")
+    engine = LocalEngine(str(tiny_llama), dtype="float64", device="cpu")
+    engine.attach(dictionary)
+    context = Context().append([0, 9, 80, 41, 7, 66, 12])
+    every = tuple(range(len(context)))
+    before = run(engine, Read(context, every, (LAYER,))).values[:, 0]
+    steering = Steering.of(
+        Intervention(dictionary.key, 5, 0.8), Intervention(dictionary.key, 11, -0.3, source="external")
+    )
+    after = run(engine, Read(context.under(steering), every, (LAYER,))).values[:, 0]
+    with torch.no_grad():
+        active = sae.encode(before)
+        error = before - sae.decode(active)
+        edited = sae.encode(before)
+        edited[:, 5] += 0.8 * 2.5
+        edited[:, 11] -= 0.3 * 2.5
+        expected = sae.decode(edited) + error
+    torch.testing.assert_close(after, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", NORMS)
+def test_clamp_sets_the_latent_that_sae_lens_decodes(tmp_path: Path, tiny_llama: Path, normalize: str) -> None:
+    sae = make_sae("standard", normalize)
+    dictionary = open_sae(saved(sae, tmp_path), unit=2.0, dtype="float64")
+    engine = LocalEngine(str(tiny_llama), dtype="float64", device="cpu")
+    engine.attach(dictionary)
+    context = Context().append([0, 9, 80, 41, 7, 66, 12])
+    every = tuple(range(len(context)))
+    before = run(engine, Read(context, every, (LAYER,))).values[:, 0]
+    steering = Steering.of(Intervention(dictionary.key, 5, 0.7, "clamp"))
+    after = run(engine, Read(context.under(steering), every, (LAYER,))).values[:, 0]
+    with torch.no_grad():
+        error = before - sae.decode(sae.encode(before))
+        edited = sae.encode(before)
+        edited[:, 5] = 0.7 * 2.0
+        expected = sae.decode(edited) + error
+    torch.testing.assert_close(after, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", NORMS)
+def test_the_reader_is_sae_lens_encode(tmp_path: Path, normalize: str) -> None:
+    sae = make_sae("topk", normalize)
+    dictionary = open_sae(saved(sae, tmp_path), unit=1.0, dtype="float64")
+    residuals = torch.randn(9, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = sae.encode(residuals)
+    torch.testing.assert_close(dictionary.reader.encode(residuals), expected.float())
+    torch.testing.assert_close(dictionary.directions.activation(LAYER, residuals, [3, 7]), expected[:, [3, 7]])
+
+
+def test_batchtopk_saved_by_its_trainer_opens_as_jumprelu(tmp_path: Path) -> None:
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+
+    config = BatchTopKTrainingSAEConfig(d_in=D, d_sae=F, k=5)
+    config.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
+    sae = BatchTopKTrainingSAE(config)
+    sae.save_inference_model(tmp_path)
+    dictionary = open_sae(tmp_path, unit=1.0)
+    assert len(dictionary) == F and dictionary.directions.layers == (LAYER,)
+
+
+def test_a_folded_input_factor_scales_delta_and_activations(tmp_path: Path) -> None:
+    folder = saved(make_sae("standard", "expected_average_only_in"), tmp_path)
+    with pytest.raises(BadInput, match="norm_factor"):
+        open_sae(folder, unit=1.0)
+    plain = open_sae(saved(make_sae("standard"), tmp_path / "plain"), unit=1.0, dtype="float64")
+    scaled = open_sae(folder, unit=1.0, norm_factor=4.0, dtype="float64")
+    torch.testing.assert_close(scaled.directions.vectors([3]) * 4.0, plain.directions.vectors([3]))
+    residuals = torch.randn(4, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    bias = scaled.reader.sae.b_dec.detach()
+    torch.testing.assert_close(
+        scaled.reader.encode(residuals + bias), plain.reader.encode(4.0 * residuals + plain.reader.sae.b_dec.detach())
+    )
+
+
+@pytest.mark.parametrize(
+    ("hook", "layer"),
+    [
+        ("blocks.3.hook_resid_post", 3),
+        ("blocks.3.hook_resid_pre", 2),
+        ("model.layers.7", 7),
+        ("transformer.h.2", 2),
+        ("blocks.0.hook_resid_post", 0),
+    ],
+)
+def test_hook_points_map_to_decoder_blocks(hook: str, layer: int) -> None:
+    assert decoder_block(hook) == layer
+
+
+@pytest.mark.parametrize(
+    "hook", ["blocks.0.hook_resid_pre", "blocks.3.hook_mlp_out", "blocks.3.attn.hook_z", "", "hook_embed"]
+)
+def test_other_hook_points_are_refused(hook: str) -> None:
+    with pytest.raises(Unsupported, match="block"):
+        decoder_block(hook)
+
+
+def test_resid_pre_steers_the_block_before(tmp_path: Path) -> None:
+    assert open_sae(
+        saved(make_sae("standard", hook="blocks.2.hook_resid_pre"), tmp_path), unit=1.0
+    ).directions.layers == (1,)
+
+
+def test_units_in_norms_give_steps_of_equal_length(tmp_path: Path) -> None:
+    folder = saved(make_sae("standard"), tmp_path, {"norms": 1.5, "mean_residual_norm": 8.0})
+    directions = open_dictionary(folder).directions
+    steps = directions.units([0, 7, 9])[..., None] * directions.vectors([0, 7, 9])
+    torch.testing.assert_close(steps.norm(dim=-1), torch.full((3, 1), 12.0))
+    assert "1.5 times the mean residual norm" in directions.unit
+
+
+def test_an_unknown_unit_is_refused_and_says_how_to_give_one(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--unit"):
+        open_dictionary(saved(make_sae("standard"), tmp_path))
+    with pytest.raises(BadInput, match="not a unit"):
+        Unit()
+    with pytest.raises(BadInput, match="holds no unit"):
+        open_dictionary(saved(make_sae("standard"), tmp_path / "b", {"activations": 3}))
+
+
+def test_an_sae_of_processed_weights_says_so(tmp_path: Path) -> None:
+    sae = make_sae("standard")
+    sae.cfg.metadata.model_from_pretrained_kwargs = {"fold_ln": True, "center_writing_weights": True}
+    assert (
+        "TransformerLens processed (fold_ln, center_writing_weights)" in open_sae(saved(sae, tmp_path), unit=1).notes[0]
+    )
+    assert open_sae(saved(make_sae("standard"), tmp_path / "b"), unit=1).notes == ()
+
+
+def test_what_cannot_be_opened_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="release/id"):
+        open_sae(tmp_path / "nowhere", unit=1.0)
+    with pytest.raises(BadInput, match="release/id"):
+        open_sae("no-such-release/no-such-id", unit=1.0)
+    with pytest.raises(BadInput, match="pickle"):
+        open_dictionary("vectors.pt")
+
+
+def test_weights_are_held_once(tmp_path: Path) -> None:
+    dictionary = open_sae(saved(make_sae("standard"), tmp_path), unit=1.0)
+    engineless = dictionary.directions.vectors(range(F)), dictionary.reader.encode(torch.zeros(3, D))
+    assert len(engineless) == 2
+    del engineless
+    gc.collect()
+    large = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.shape in ((F, D), (D, F))]
+    held = {o.untyped_storage().data_ptr() for o in large}
+    assert dictionary.directions.sae is dictionary.reader.sae
+    assert {dictionary.reader.sae.W_dec.untyped_storage().data_ptr()} <= held
+
+
+def test_the_key_tells_weights_and_units_apart(tmp_path: Path) -> None:
+    folder = saved(make_sae("standard"), tmp_path)
+    assert open_sae(folder, unit=1.0).key == open_sae(folder, unit=1.0).key != open_sae(folder, unit=2.0).key
+    assert open_sae(saved(make_sae("jumprelu"), tmp_path / "b"), unit=1.0).key != open_sae(folder, unit=1.0).key

@@ -1,0 +1,57 @@
+"""One door to every kind of feature dictionary, for the command line and notebooks.
+
+Knows no engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from toolkit.dictionary import FeatureDictionary
+from toolkit.errors import BadInput
+from toolkit.labels import read_labels
+from toolkit.views import viewed
+
+PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle"}
+
+
+def open_dictionary(
+    source: str | Path,
+    labels: str | Path | None = None,
+    label_view: str = "true",
+    arm: str = "target",
+    seed: int = 0,
+    unit: float | None = None,
+) -> FeatureDictionary:
+    """Open an SAE (folder with cfg.json, or "release/id" of sae-lens) or vectors (folder with manifest.json).
+
+    labels: a label file; default: labels.json beside the SAE's cfg.json or beside its folder, if there is one.
+    label_view: true, opaque, shuffled or random. arm: target, zero, random or other. seed: of views and arms.
+    unit: what strength 1.0 means: feature-activation units for an SAE, mean residual norms for vectors.
+    Raises BadInput, DictionaryMismatch or Unsupported with the way out.
+    """
+    folder = Path(source)
+    if folder.suffix.lower() in PICKLES:
+        raise BadInput(
+            f"{source} may hold a pickle, which runs code when it is opened; convert it to safetensors first"
+        )
+    if (folder / "manifest.json").is_file() and (folder / "vectors.safetensors").is_file():
+        from toolkit.vectors import as_dictionary, load_vectors
+
+        dictionary = as_dictionary(load_vectors(folder), str(source), unit)
+    else:
+        from toolkit.sae import open_sae
+
+        dictionary = open_sae(source, unit=unit)
+    found = _labels_of(folder) if labels is None else Path(labels)
+    if found is not None:
+        dictionary = replace(dictionary, labels=read_labels(found, len(dictionary)))
+    return viewed(dictionary, label_view, arm, seed)
+
+
+def _labels_of(folder: Path) -> Path | None:
+    for path in (folder / "labels.json", folder.parent / "labels.json"):
+        if folder.is_dir() and (folder / "cfg.json").is_file() and path.is_file():
+            return path
+    return None

@@ -1,0 +1,54 @@
+"""INSPECT's measurement: activations of a response, aggregated over its tokens, the strongest first.
+
+Knows no engine: residuals come in as they were captured. Never holds more than a block of tokens x F activations.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from toolkit.errors import BadInput
+from toolkit.tools import Reading
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from toolkit.dictionary import FeatureDictionary
+
+Aggregation = Literal["last", "mean", "max"]
+BLOCK = 64
+
+
+def measure(
+    dictionary: FeatureDictionary, residuals: Tensor, aggregation: Aggregation, k: int, steered: str
+) -> Reading:
+    """The k strongest features of residuals [T, D], those above 0, ties by id.
+
+    steered: digest of the steering under which the tokens ran, recorded with the numbers.
+    Raises BadInput if there is no token to measure or the aggregation is unknown.
+    """
+    import torch
+
+    if aggregation not in get_args(Aggregation):
+        raise BadInput(f"aggregation {aggregation!r} is unknown; use one of {', '.join(get_args(Aggregation))}")
+    if not len(residuals):
+        raise BadInput("there is no token to measure; a response has at least one")
+    whole: Tensor | None = None
+    for block in residuals[-1:].split(1) if aggregation == "last" else residuals.split(BLOCK):
+        active = dictionary.reader.encode(block).float()
+        part = active.amax(0) if aggregation == "max" else active.sum(0)
+        whole = part if whole is None else torch.maximum(whole, part) if aggregation == "max" else whole + part
+    if whole is None:
+        raise BadInput("there is no token to measure; a response has at least one")
+    values = whole / len(residuals) if aggregation == "mean" else whole
+    # a stable sort keeps ids in order among equals
+    order = torch.sort(values, descending=True, stable=True)
+    kept = [(int(i), float(v)) for v, i in zip(order.values[:k], order.indices[:k], strict=True) if v > 0]
+    return Reading(
+        features=tuple(i for i, _ in kept),
+        values=tuple(v for _, v in kept),
+        layer=dictionary.reader.layer,
+        aggregation=aggregation,
+        tokens=1 if aggregation == "last" else len(residuals),
+        steered=steered,
+    )
