@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toolkit.context import Context, Segment
     from toolkit.dictionary import FeatureDictionary
-    from toolkit.engines.base import Completion, Generate, Read, Sampling, Score, check_steered, run
+    from toolkit.engines.base import Completion, Generate, Read, Sampling, Score, check_steered, read_texts, run
     from toolkit.engines.local import LocalEngine
     from toolkit.engines.scripted import ScriptedEngine
     from toolkit.errors import BadInput, DictionaryMismatch, SelfsteerError, SteeringError, Unsupported
@@ -31,6 +31,7 @@ _HOMES = {
     "Sampling": "engines.base",
     "Score": "engines.base",
     "check_steered": "engines.base",
+    "read_texts": "engines.base",
     "run": "engines.base",
     "LocalEngine": "engines.local",
     "ScriptedEngine": "engines.scripted",

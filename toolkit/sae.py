@@ -161,8 +161,8 @@ def decoder_block(hook: str) -> int:
     if found:
         return int(found[1])
     raise Unsupported(
-        f"hook point {hook or '(none)'} is not the residual stream after a block; use an SAE of blocks.N.hook_resid_post"
-        " or hook_resid_pre"
+        f"hook point {hook or '(none)'} is not the residual stream after a block; use an SAE of"
+        " blocks.N.hook_resid_post or hook_resid_pre"
     )
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from tests.tiny import make_tiny_llama, random_dictionary
 from toolkit.context import Context
 from toolkit.engines import loading
-from toolkit.engines.base import Completion, Failure, Generate, Read, Sampling, Score, check_steered, run
+from toolkit.engines.base import Completion, Failure, Generate, Read, Sampling, Score, check_steered, read_texts, run
 from toolkit.engines.local import LocalEngine
 from toolkit.errors import BadInput, DictionaryMismatch, SteeringError, WindowFull
 from toolkit.steering import NO_STEERING, Intervention, Steering
@@ -228,6 +228,15 @@ def test_onward_and_whole_differ_and_clamp_sets_what_it_says(engine) -> None:
     assert not torch.allclose(read_all(engine, onward)[-1], read_all(engine, whole)[-1])
     active = DICTIONARY.directions.activation(1, read_all(engine, whole)[1:, 1], [3])
     torch.testing.assert_close(active, torch.full_like(active, 0.8 * 4.0), rtol=1e-6, atol=0)
+
+
+def test_residuals_of_texts_come_in_their_order(engine) -> None:
+    texts = ["warm tea", "a much longer text about the weather", "x"]
+    read = read_texts(engine, texts, (1, 3))
+    for text, values in zip(texts, read, strict=True):
+        context = Context().append(engine.tokenizer.document(text))
+        close(values, read_all(engine, context)[:, [1, 3]])
+        assert context.tokens[0] == 0
 
 
 def test_scores_are_exact_sums_over_spellings_and_tokens(engine, reference) -> None:

@@ -159,6 +159,10 @@ class Tokenizer(Protocol):
         """Plain text, no special tokens."""
         ...
 
+    def document(self, text: str) -> tuple[int, ...]:
+        """Plain text as a context of its own: the model's first token, if it has one, and the text."""
+        ...
+
     @property
     def stop_tokens(self) -> frozenset[int]: ...
 
@@ -208,6 +212,22 @@ def check_steered(context: Context, result: Result, response_steering: Steering 
 
 def _count(counts: Mapping[Steering, int]) -> str:
     return ", ".join(f"{n} x {s.digest if len(s) else 'unsteered'}" for s, n in counts.items() if n) or "none"
+
+
+def read_texts(engine: Engine, texts: Sequence[str], layers: Sequence[int]) -> list[torch.Tensor]:
+    """Residuals of plain texts: one [T, L, D] tensor a text, its first token included (see vectors.extract)."""
+    tickets: dict[int, int] = {}
+    for place, text in enumerate(texts):
+        context = Context().append(engine.tokenizer.document(text))
+        tickets[engine.submit(Read(context, tuple(range(len(context))), tuple(layers)))] = place
+    found: dict[int, torch.Tensor] = {}
+    while len(found) < len(texts) and (finished := engine.poll()):
+        for ticket, result in finished:
+            if isinstance(result, Failure):
+                raise result.error
+            if ticket in tickets and isinstance(result, Residuals):
+                found[tickets[ticket]] = result.values
+    return [found[place] for place in range(len(texts))]
 
 
 def run(engine: Engine, request: Request) -> Result:

@@ -67,6 +67,10 @@ class ChatTokenizer:
     def encode(self, text: str) -> tuple[int, ...]:
         return self._text(text)
 
+    def document(self, text: str) -> tuple[int, ...]:
+        first = self._tokenizer.bos_token_id
+        return (*(() if first is None else (int(first),)), *self._text(text))
+
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 

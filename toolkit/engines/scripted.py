@@ -47,6 +47,9 @@ class ByteTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         return bytes(t for t in tokens if t < 256).decode(errors="replace")
 
+    def document(self, text: str) -> tuple[int, ...]:
+        return (OPENING, *self.encode(text))
+
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(text.encode(errors="replace"))
 
