@@ -56,8 +56,11 @@ class Directions(Protocol):
 class Reader(Protocol):
     """What INSPECT measures, at one layer."""
 
-    digest: str
-    layer: int
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def layer(self) -> int: ...
 
     def encode(self, residuals: Tensor) -> Tensor:
         """[T, F] activations of residuals [T, D]; called on blocks of tokens, never on a whole long response."""

@@ -41,7 +41,8 @@ class Unit:
         given = [v for v in (self.activation, self.norms) if v is not None]
         if len(given) != 1 or not given[0] > 0 or (self.norms is not None and not (self.mean_residual_norm or 0) > 0):
             raise BadInput(
-                f"{self} is not a unit; give a positive `activation`, or `norms` with a `mean_residual_norm`"
+                f"activation {self.activation}, norms {self.norms} is not a unit; give a positive `activation`, or"
+                " `norms` with a `mean_residual_norm`"
             )
 
     def __str__(self) -> str:
@@ -55,7 +56,7 @@ class SaeDirections:
 
     def __init__(self, sae: Any, layer: int, unit: Unit) -> None:
         self.sae, self._unit = sae, unit
-        self.layers = (layer,)
+        self.layers: tuple[int, ...] = (layer,)
         self.d_model = int(sae.cfg.d_in)
         self.unit = str(unit)
         some = sae.W_dec.detach().reshape(-1)[:: max(1, sae.W_dec.numel() // 65_536)].float().cpu().numpy()
