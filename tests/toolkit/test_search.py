@@ -12,10 +12,9 @@ from toolkit.errors import BadInput
 from toolkit.labels import Labels, opaque, shuffled
 from toolkit.search import LabelIndex, check_weights
 
-TEXTS = [
-    "pirate dialect", "weather and climate", "formal bureaucratic tone", "cooking and recipes", "",
-    "gloomy and sad mood", "cowboy slang", "weather and climate", "FILTERED", "gardens and plants", "weather and climate",
-]  # fmt: skip
+TEXTS = ["pirate dialect", "weather and climate", "formal bureaucratic tone", "cooking and recipes", ""]
+TEXTS += ["gloomy and sad mood", "cowboy slang", "weather and climate", "FILTERED", "gardens and plants"]
+TEXTS += ["weather and climate"]
 LABELS = Labels.of(TEXTS)
 
 
