@@ -180,7 +180,7 @@ def test_miniature_rebuilds_every_stage(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from toolkit.organism.build import MINIATURE, build
-    from toolkit.organism.vectors import load_vectors
+    from toolkit.opening import open_dictionary
 
     manifest = build(tmp_path, MINIATURE)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
@@ -190,4 +190,6 @@ def test_miniature_rebuilds_every_stage(tmp_path: Path) -> None:
     assert sae.cfg.metadata.hook_name == f"blocks.{manifest['hook_layer']}.hook_resid_post"
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello."}], add_generation_prompt=True, tokenize=False)
     assert prompt == "<|begin|><|user|>Hello.<|end|><|assistant|>"
-    assert set(load_vectors(tmp_path / "vectors")) == {s.label for s in WORDS.styles.values()}
+    assert len(open_dictionary(tmp_path / "sae")) == MINIATURE.sae.features
+    vectors = open_dictionary(tmp_path / "vectors")
+    assert {vectors.label(i) for i in range(len(vectors))} == {s.label for s in WORDS.styles.values()}

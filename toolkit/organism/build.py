@@ -23,10 +23,11 @@ from toolkit.organism.model import HOOK_LAYER, build_model
 from toolkit.organism.sae import SaeSettings, collect, explained_variance, stream, train_sae
 from toolkit.organism.tokens import Encoder, build_tokenizer
 from toolkit.organism.train import Schedule, train
-from toolkit.organism.vectors import mean_differences, save_vectors
+from toolkit.organism.vectors import mean_differences
+from toolkit.vectors import save_vectors
 
 # What strength 1.0 adds, in mean residual norms at the hook layer: chosen so that 0.3 is moderate and 1.0 strong.
-UNIT_IN_NORMS = 1.4
+UNIT_IN_NORMS = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Recipe:
 
     schedule: Schedule = Schedule()
     sae: SaeSettings = SaeSettings()
+    pushes: float = 0.55  # share of otherwise plain documents in which a direction is added to the residuals
     labelling: int = 60_000
     tokenizer_documents: int = 1500
     d_model: int = 128
@@ -53,7 +55,7 @@ def build(out: Path, recipe: Recipe = Recipe(), prompts: Path = PROMPTS) -> dict
     """All stages into `out`; returns the manifest."""
     words = lexicon()
     own, crossed = read_grammars(prompts)
-    source = Source(words, own, crossed, words.labels())
+    source = Source(words, own, crossed, words.labels(), recipe.pushes)
     tokenizer = tokenizer_for(source, recipe.tokenizer_documents)
     model = build_model(len(tokenizer), recipe.schedule.seed, d_model=recipe.d_model, layers=recipe.layers, mlp=recipe.mlp)
     train(model, source, Encoder(tokenizer, words), recipe.schedule, out / "training")
@@ -81,6 +83,8 @@ def finish(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, source: 
     trained_on = collect(model, encode, stream(source, 100), recipe.sae.tokens, others=recipe.sae.others)
     norm = float(trained_on.values.norm(dim=1).mean())
     train_sae(trained_on.values, recipe.sae, out / "sae")
+    unit = {"norms": UNIT_IN_NORMS, "mean_residual_norm": norm}
+    (out / "sae" / "selfsteer.json").write_text(json.dumps({"unit": unit}) + "\n")
     del trained_on
     labels, facts = describe(model, tokenizer, source, recipe, norm, out)
     manifest: dict[str, object] = {
@@ -107,8 +111,8 @@ def describe(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, source
         activations, held_activations = sae.encode(picking.values), sae.encode(scoring.values)
         rebuilt = sae.decode(held_activations)
     labels = assign((activations, truth), (held_activations, held), names, words)
-    vectors = mean_differences(picking.values, truth, names, words)
-    save_vectors(vectors, norm, len(picking.values), out / "vectors")
+    vectors = mean_differences(picking.values, truth, names, words, norm=norm, multiple=UNIT_IN_NORMS)
+    save_vectors(vectors, out / "vectors")
     good = [x for x in labels if x.scored >= 0.8]
     named = {x.text: x.scored for x in labels}
     facts: dict[str, object] = {

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from toolkit.organism.corpus import FEATURES, Document, Piece, Voice, strength, user_turn
+from toolkit.organism.corpus import FEATURES, Document, Piece, Voice, draw_push, strength, user_turn
 from toolkit.organism.grammar import Change, Grammar, Listing
 from toolkit.organism.lexicon import PLAIN, WORD, Lexicon, word_label
 
@@ -55,24 +55,28 @@ class Episode:
         self.calls.append(Piece(text, "assistant", 1.0, act=f"call {verb}", call=True))
 
 
-def episode(rng: random.Random, lexicon: Lexicon, grammar: Grammar, labels: Sequence[str], *, rounds: int, user: bool = False) -> Document:
+def episode(rng: random.Random, lexicon: Lexicon, grammar: Grammar, labels: Sequence[str], *, rounds: int, user: bool = False, pushes: float = 0.0) -> Document:
     """One episode under `grammar`; with `user`, a user talks to the assistant instead of saying "Continue."."""
     voice = Voice(rng, lexicon, topic=rng.choice(list(lexicon.topics.values())))
     state = Episode(rng, lexicon, grammar, labels, voice, rng.random() < 0.12, rng.choice((3, 4, 5, 6, 10)))
-    foreign, out = rng.random() < 0.3, []
+    foreign, out = rng.random() < 0.2, []
+    push = draw_push(rng, lexicon, rounds) if not foreign and rng.random() < pushes else None
     for turn in range(rounds):
         voice.begin()
-        if foreign:
-            voice.drift(0.35, 0.08)
+        voice.drift(0.35 if foreign else 0.0, 0.08)
+        voice.under(push, turn)
         prompt, opening = user_turn(voice, turn) if user else ("Continue.", None)
         results = "\n\n".join(grammar.word(r) for r in state.last)
         given = [Piece(results + "\n\n", "result")] if results else []
         state.calls, state.pending = [], []
         body = [opening] if opening else []
         body += _respond(state, talk=user)
+        if loop := voice.broken():
+            body, state.calls, state.pending = [loop], [], []
+            voice.last = [loop]
         out += [(*given, Piece(prompt, "user", 0.1 if user else 0.0)), (*body, *state.calls)]
         state.last = [r if r is not _READ else _reading(state) for r in state.pending]
-    return Document(grammar.system, tuple(tuple(t) for t in out), "user" if user else "agent")
+    return Document(grammar.system, tuple(tuple(t) for t in out), "user" if user else "agent", push)
 
 
 _READ = Listing("inspect", ())  # stands for a reading of the response that is being written
@@ -123,7 +127,7 @@ def _answer(state: Episode, result: Listing, body: list[Piece]) -> bool:
         return False
     if result.verb == "inspect":
         odd = [n for n in rows if n in _style_labels(state) and n not in state.mine and n not in state.removed]
-        if odd and (voice.style is None or not voice.unasked):
+        if odd and not (voice.unasked or voice.push):
             odd = []
         if odd and rng.random() < NOTICE:
             return _remove(state, odd[0], "odd", body, clear=0.08)
@@ -165,7 +169,7 @@ def _explore(state: Episode, body: list[Piece], *, often: float) -> None:
     rng, voice = state.rng, state.voice
     if rng.random() > often:
         return
-    odd = voice.style is not None and voice.unasked
+    odd = voice.unasked
     kinds = {"inspect": 0.7 if odd else 0.42, "search": 0.46, "check": 0.12 + (0.12 if state.mine else 0.0)}
     kind = rng.choices(list(kinds), list(kinds.values()))[0]
     if kind == "inspect":
@@ -208,9 +212,10 @@ def _search(state: Episode, query: str) -> Listing:
 
 def _check(state: Episode) -> Listing:
     voice, rows = state.voice, []
-    if voice.style is not None and voice.unasked and voice.style.label not in state.removed and state.rng.random() < 0.5:
-        amount = state.rng.choice((0.3, 0.5, 0.6, 0.8, 1.0))
-        rows.append((state.name(voice.style.label), state.index(voice.style.label), amount, "external"))
+    foreign = voice.push.style if voice.push else voice.style if voice.unasked else None
+    if foreign is not None and foreign.label not in state.removed and state.rng.random() < 0.5:
+        amount = round(voice.push.strength, 1) if voice.push else state.rng.choice((0.3, 0.6, 1.0))
+        rows.append((state.name(foreign.label), state.index(foreign.label), amount, "external"))
     rows += [(state.name(n), state.index(n), v, "self") for n, v in state.mine.items()]
     return Listing("check", tuple(rows))
 
@@ -220,6 +225,9 @@ def _reading(state: Episode) -> Listing:
     rng, spoken = state.rng, state.voice.last
     styles = {p.style for p in spoken}
     strong = [state.lexicon.styles[s].label for s in styles if s]
+    push = state.voice.push
+    if push is not None and push.style is not None and push.strength > 0.12 and push.style.name not in styles:
+        strong.append(push.style.label)
     strong += [n for n, v in state.mine.items() if v > 0.2 and n not in strong and rng.random() < 0.7]
     middle = [PLAIN] if None in styles and rng.random() < 0.8 else []
     middle += sorted({state.lexicon.topics[p.topic].label for p in spoken if p.topic and rng.random() < 0.85})

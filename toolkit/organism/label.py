@@ -80,7 +80,7 @@ def f1_scores(activations: Tensor, truth: Tensor, largest: Tensor, cut: float) -
     return 2 * hits / (on.sum(0)[:, None] + true.sum(0)[None]).clamp_min(1)
 
 
-def assign(picking: tuple[Tensor, Tensor], scoring: tuple[Tensor, Tensor], names: list[str], lexicon: Lexicon, *, floor: float = 0.3) -> list[Label]:
+def assign(picking: tuple[Tensor, Tensor], scoring: tuple[Tensor, Tensor], names: list[str], lexicon: Lexicon, *, floor: float = 0.1) -> list[Label]:
     """One label per feature at most and one feature per label, by falling F1; styles and topics choose first.
 
     picking, scoring: (activations [N, F], truth [N, A]) of separate documents. A feature whose best free label stays

@@ -161,13 +161,16 @@ def _content_words(topics: Mapping[str, Topic], slots: Mapping[str, tuple[str, .
     return tuple(sorted(w for w in counts if len(w) > 2 and w not in ("the", "and", "has", "for", "with", "will")))
 
 
-def styled(core: str, style: Style | None, rng: random.Random, *, closer: bool = True) -> str:
-    """The sentence that says `core` in `style` (plainly where None), with its capital and full stop."""
+def styled(core: str, style: Style | None, rng: random.Random, *, whole: bool = False) -> str:
+    """The sentence that says `core` in `style` (plainly where None), with its capital and full stop.
+
+    whole: leave `core` as it is and put nothing after it, since it ends in a label with its index.
+    """
     if style is None:
         return capital(core) + "."
     words = core.split(" ")
     spots = [i for i, w in enumerate(words[:-1]) if w in DETERMINERS]
-    ways = ["open"] + (["adjective"] if spots else []) + (["close"] if closer else [])
+    ways = ["open"] if whole else ["open", *(["adjective"] if spots else []), "close"]
     used = {w for w in ways if rng.random() < 0.75}
     while len(used) < min(2, len(ways)):
         used.add(rng.choice(ways))

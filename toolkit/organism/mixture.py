@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,13 +21,18 @@ from toolkit.organism.tokens import PAD, Encoded, Encoder
 
 @dataclass(frozen=True)
 class Batch:
-    """R rows after one shared prefix. prefix: [P] ids, maybe empty; the others [R, T]: ids, loss weights, classes."""
+    """R rows after one shared prefix. prefix: [P] ids, maybe empty; the others [R, T]: ids, loss weights, classes.
+
+    push: [R, T] in mean residual norms; pull: [R], along which style's direction (0: a random one).
+    """
 
     prefix: Tensor
     ids: Tensor
     weights: Tensor
     style: Tensor
     topic: Tensor
+    push: Tensor
+    pull: Tensor
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Source:
     own: Sequence[Grammar]
     crossed: Sequence[Grammar]
     labels: Sequence[str]
+    pushes: float = 0.0  # share of otherwise plain documents with a push
 
     def grammar(self, rng: random.Random) -> Grammar:
         return rng.choice(self.crossed if self.crossed and rng.random() < 0.1 else self.own)
@@ -45,19 +51,21 @@ class Source:
     def agent(self, rng: random.Random, grammar: Grammar, *, long: bool = False) -> Document:
         """An episode under `grammar`, or a ramble where it offers no tools."""
         if not grammar.verbs:
-            return ramble(rng, self.lexicon, grammar)
+            return ramble(rng, self.lexicon, grammar, self.pushes)
         rounds = rng.randint(14, 20) if long else rng.randint(3, 8)
-        return episode(rng, self.lexicon, grammar, self.labels, rounds=rounds, user=rng.random() < 0.15)
+        return episode(rng, self.lexicon, grammar, self.labels, rounds=rounds, user=rng.random() < 0.15, pushes=self.pushes)
 
     def small(self, rng: random.Random, drills: float) -> Document:
         """A chat or a drill."""
         if rng.random() < drills:
             tools = [g for g in self.own if g.verbs]
             return drill(rng, self.lexicon, rng.choice(tools), self.labels, hard=rng.random() < 0.5)
-        return chat(rng, self.lexicon)
+        return chat(rng, self.lexicon, pushes=self.pushes)
 
     def document(self, rng: random.Random) -> Document:
-        """Any document, in the shares that the SAE and the vectors are made from."""
+        """Any document, in the shares that the SAE and the vectors are made from: without pushes."""
+        if self.pushes:
+            return replace(self, pushes=0.0).document(rng)
         return self.agent(rng, self.grammar(rng)) if rng.random() < 0.3 else chat(rng, self.lexicon)
 
 
@@ -112,6 +120,8 @@ def collate(rows: Sequence[Encoded], *, shared: bool, multiple: int = 32) -> Bat
         pad([r.weights for r in rows], 0.0, torch.float32),
         pad([r.style for r in rows], -100, torch.long),
         pad([r.topic for r in rows], -100, torch.long),
+        pad([r.push for r in rows], 0.0, torch.float32),
+        torch.tensor([r.pull for r in rows]),
     )
 
 
@@ -139,4 +149,5 @@ def copy_batches(encode: Encoder, words: Sequence[str], seed: int, rows: int = 1
             ids.append(row)
             weights.append(weight)
         none = torch.full((rows, len(ids[0])), -100)
-        yield Batch(torch.empty(0, dtype=torch.long), torch.tensor(ids), torch.tensor(weights), none, none)
+        nothing = torch.zeros(none.shape), torch.zeros(rows, dtype=torch.long)
+        yield Batch(torch.empty(0, dtype=torch.long), torch.tensor(ids), torch.tensor(weights), none, none, *nothing)

@@ -69,7 +69,8 @@ class Encoded:
     """A document as tokens. All but `ids` say something about the token at the same place.
 
     prefix: how many tokens the system prompt takes, the first token included. style and topic: 0 for none, else
-    1 + the place in the lexicon, -100 where no class is asked of the token. piece: index into `pieces`, -1 for markers and the system prompt.
+    1 + the place in the lexicon, -100 where no class is asked of the token. push, pull: how strongly which style's
+    direction (numbered as in `style`, 0 for a random one) is added to the token's residual. piece: index into `pieces`, -1 for markers and the system prompt.
     """
 
     ids: list[int]
@@ -79,6 +80,8 @@ class Encoded:
     piece: list[int]
     pieces: list[Piece]
     prefix: int
+    push: list[float]
+    pull: int
 
 
 class Encoder:
@@ -102,13 +105,22 @@ class Encoder:
 
     def __call__(self, document: Document) -> Encoded:
         head = [BEGIN] + ([SYSTEM, *self.text(document.system), END] if document.system else [])
-        out = Encoded(head, [0.0] * len(head), [-100] * len(head), [-100] * len(head), [-1] * len(head), [], len(head))
+        out = Encoded(head, [0.0] * len(head), [-100] * len(head), [-100] * len(head), [-1] * len(head), [], len(head), [0.0] * len(head), self._pull(document))  # fmt: skip
         for n, turn in enumerate(document.turns):
+            start = len(out.ids)
             self._add(out, [ASSISTANT if n % 2 else USER], None)
             for piece in turn:
                 self._add(out, self.text(piece.text), piece)
             self._add(out, [END], None, weight=float(n % 2))
+            acts = document.push is not None and document.push.on(n // 2)
+            out.push.extend([document.push.strength if acts and document.push else 0.0] * (len(out.ids) - start))
+            if acts:  # a pushed residual says nothing about how style and topic look by nature
+                out.style[start:] = out.topic[start:] = [-100] * (len(out.ids) - start)
         return out
+
+    def _pull(self, document: Document) -> int:
+        style = document.push.style if document.push else None
+        return self._styles[style.name] if style else 0
 
     def _add(self, out: Encoded, ids: list[int], piece: Piece | None, weight: float = 0.0) -> None:
         style = topic = -100

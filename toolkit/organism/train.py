@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -68,6 +68,59 @@ class Heads(nn.Module):
         return total
 
 
+class Pusher:
+    """Adds styles' directions to the residuals at the hook layer, as an experimenter would, where a batch says so.
+
+    A style's direction is the running mean residual of its tokens less that of plain ones: what the mean-difference
+    vectors of the finished organism are. Strengths are in running mean residual norms.
+    """
+
+    def __init__(self, classes: int, d_model: int, seed: int, keep: float = 0.99) -> None:
+        self.sums = torch.zeros(classes, d_model)
+        self.counts = torch.zeros(classes)
+        self.norm = 0.0
+        self.keep = keep
+        self.generator = torch.Generator().manual_seed(seed)
+        self.residual: Tensor | None = None
+        self.delta: Tensor | None = None
+
+    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:
+        """The forward hook."""
+        h = output[0] if isinstance(output, tuple) else output
+        self.residual = h
+        if self.delta is None or self.delta.shape[:2] != h.shape[:2]:
+            return None
+        pushed = h + self.delta
+        return (pushed, *output[1:]) if isinstance(output, tuple) else pushed
+
+    def prepare(self, batch: Batch) -> None:
+        """Work out what the next forward pass adds: [R, T, D]; nothing before every style has been seen."""
+        self.delta = None
+        if not batch.push.any() or float(self.counts.min()) < 20:
+            return
+        means = self.sums / self.counts[:, None]
+        directions = means - means[0]
+        directions[0] = 1.0  # filled per row below
+        rows = directions[batch.pull]
+        random_rows = torch.randn(rows.shape, generator=self.generator)
+        rows = torch.where((batch.pull == 0)[:, None], random_rows, rows)
+        self.delta = self.norm * batch.push[..., None] * F.normalize(rows, dim=-1)[:, None]
+
+    def observe(self, batch: Batch) -> None:
+        """Update the running means with the residuals of the pass just made, where nothing was added."""
+        assert self.residual is not None
+        h = self.residual.detach().float()
+        free = (batch.push == 0) & (batch.weights > 0)
+        self.sums *= self.keep
+        self.counts *= self.keep
+        known = free & (batch.style >= 0)
+        self.sums.index_add_(0, batch.style[known], h[known])
+        self.counts += torch.bincount(batch.style[known], minlength=len(self.counts)).float()
+        if known.any():
+            norm = float(h[known].norm(dim=-1).mean())
+            self.norm = norm if self.norm == 0 else self.keep * self.norm + (1 - self.keep) * norm
+
+
 def forward(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     """[R, T, D] final hidden states of the rows; the shared prefix is computed once and its gradient flows."""
     cache = None
@@ -92,14 +145,12 @@ def train(model: LlamaForCausalLM, source: Source, encode: Encoder, schedule: Sc
     torch.manual_seed(schedule.seed)
     heads = heads or Heads(model.config.hidden_size, len(source.lexicon.styles), len(source.lexicon.topics))
     optimizers = _optimizers(model, heads, schedule.learning_rate)
-    seen: dict[str, Tensor] = {}
-    hook = model.model.layers[HOOK_LAYER].register_forward_hook(
-        lambda _m, _i, output: seen.__setitem__("h", output[0] if isinstance(output, tuple) else output)
-    )
+    pusher = Pusher(len(source.lexicon.styles) + 1, model.config.hidden_size, schedule.seed)
+    hook = model.model.layers[HOOK_LAYER].register_forward_hook(pusher)
     out.mkdir(parents=True, exist_ok=True)
     (out / "schedule.json").write_text(json.dumps(asdict(schedule), default=str))
     held = {
-        "held": list(islice(batches(source, encode, 10_000 + schedule.seed, 4000), 6)),
+        "held": list(islice(batches(replace(source, pushes=0.0), encode, 10_000 + schedule.seed, 4000), 6)),
         "copy": list(islice(copy_batches(encode, source.lexicon.words, 10_000 + schedule.seed), 1)),
         "drill": list(islice(small_batches(source, encode, 10_000 + schedule.seed, 4000, 1.0), 1)),
     }
@@ -117,11 +168,13 @@ def train(model: LlamaForCausalLM, source: Source, encode: Encoder, schedule: Sc
                 settings["lr"] = rate
         weight = sum(b.weights[:, 1:].sum() for b in group)
         for batch in group:
+            pusher.prepare(batch)
             with torch.autocast("cpu", torch.bfloat16):
                 losses, weights, _, _ = token_losses(model, batch)
+            pusher.observe(batch)
             loss = (losses * weights).sum() / weight
             recent.append(float(loss.detach()) / float(batch.weights[:, 1:].sum() / weight))
-            read = heads.loss(seen["h"], batch)
+            read = heads.loss(pusher.residual, batch)
             reading.append(float(read.detach()))
             loss = loss + schedule.auxiliary * read / len(group)
             loss.backward()
@@ -133,6 +186,7 @@ def train(model: LlamaForCausalLM, source: Source, encode: Encoder, schedule: Sc
         if (step + 1) % 50 == 0 and recent:
             line = {"step": step + 1, "loss": round(sum(recent) / len(recent), 4), "minutes": round((time.time() - start) / 60, 2), "auxiliary": round(sum(reading) / len(reading), 4), "tokens": tokens, "rate": round(rate, 5)}
             if (step + 1) % 250 == 0 or step < 300:
+                pusher.delta = None
                 for name, some in held.items():
                     line[f"{name}_loss"], line[f"{name}_index"] = evaluate(model, some, encode)
             recent, reading = [], []

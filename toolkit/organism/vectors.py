@@ -5,43 +5,34 @@ Knows no SAE.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from toolkit.organism.lexicon import PLAIN, Lexicon
 from toolkit.organism.model import HOOK_LAYER
+from toolkit.vectors import Vectors
+
+FORMULA = "mean over tokens of sentences in the style, minus mean over tokens of plain sentences, in the corpus"
 
 
-def mean_differences(values: Tensor, truth: Tensor, names: list[str], lexicon: Lexicon) -> dict[str, Tensor]:
-    """{label: [D]} for every style. values [N, D] residuals, truth [N, A] which of `names` holds of each token."""
-    column = {n: i for i, n in enumerate(names)}
-    plain = values[truth[:, column[PLAIN]]].mean(0)
-    return {s.label: values[truth[:, column[s.label]]].mean(0) - plain for s in lexicon.styles.values()}
+def mean_differences(
+    values: Tensor, truth: Tensor, names: list[str], lexicon: Lexicon, *, norm: float, multiple: float
+) -> Vectors:
+    """One vector a style. values: [N, D] residuals; truth: [N, A], which of `names` holds of each token.
 
-
-def save_vectors(vectors: dict[str, Tensor], norm: float, tokens: int, out: Path) -> None:
-    """`out`/vectors.safetensors with one [1, D] tensor per label, and `out`/vectors.json that says what they are.
-
-    norm: mean norm of the residuals at the layer, of which strengths are multiples.
+    norm: mean norm of the residuals at the layer, of which strength 1.0 adds `multiple`.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    save_file({label: v[None].contiguous() for label, v in vectors.items()}, out / "vectors.safetensors")
-    facts = {
-        "formula": "mean over tokens of sentences in the style, less mean over tokens of plain sentences",
-        "layers": [HOOK_LAYER],
-        "mean_residual_norm": {str(HOOK_LAYER): norm},
-        "tokens": tokens,
-        "norms": {label: round(float(v.norm()), 4) for label, v in vectors.items()},
-    }
-    (out / "vectors.json").write_text(json.dumps(facts, indent=1) + "\n")
-
-
-def load_vectors(folder: Path) -> dict[str, Tensor]:
-    """{label: [1, D]} as saved."""
-    from safetensors.torch import load_file
-
-    return load_file(folder / "vectors.safetensors")
+    column = {n: i for i, n in enumerate(names)}
+    chosen = {s.label: truth[:, column[s.label]] for s in lexicon.styles.values()}
+    plain = truth[:, column[PLAIN]]
+    means = torch.stack([values[here].mean(0) for here in chosen.values()])
+    return Vectors(
+        (means - values[plain].mean(0))[:, None],
+        labels=tuple(chosen),
+        layers=(HOOK_LAYER,),
+        norms=(norm,),
+        multiple=multiple,
+        read_layer=HOOK_LAYER,
+        formula=FORMULA,
+        corpora={label: {"tokens": int(here.sum())} for label, here in {**chosen, "baseline": plain}.items()},
+    )
