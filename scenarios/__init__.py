@@ -1,0 +1,1 @@
+"""The scripts that people run, and the command line."""

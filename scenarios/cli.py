@@ -1,0 +1,307 @@
+"""The command `selfsteer`. Heavy libraries are imported inside commands, so that --help answers at once.
+
+Knows no scenario's insides.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scenarios import setting
+from scenarios.free_exploration import free_exploration
+from toolkit.errors import BadInput, SelfsteerError
+
+app = typer.Typer(
+    name="selfsteer",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Hand a language model tools over its own activations, and run controlled experiments on what it does.
+
+    Start with `selfsteer demo`: a small model that ships here steers itself, and a report opens in your browser.
+    Then `selfsteer run free-exploration --help`.""",
+)
+scenarios = typer.Typer(
+    no_args_is_help=True, help="Run a scenario. The same command on the same folder goes on with it."
+)
+app.add_typer(scenarios, name="run")
+
+
+@app.command()
+def demo(out: setting.Out = Path("runs/demo"), seeds: setting.Seeds = 4) -> None:
+    """A small model steers itself: four framings, a few seeds, and a report. Under a minute.
+
+    Example: selfsteer demo
+    """
+    outcome = free_exploration(framings="research,potions,minimal,no_tools", seeds=seeds, rounds=8, out=out)
+    _said(outcome, out)
+    written = _report(out)
+    typer.echo(
+        f"\nReport: {written}  (open it in a browser; every rollout is in there)\n"
+        "Try next:\n"
+        '  selfsteer search "sea robbers"            find features by meaning\n'
+        '  selfsteer inspect "Arr, the rain in Oslo"  what is active in a text\n'
+        "  selfsteer run free-exploration --arm zero --out runs/placebo   the same, with steering that does nothing\n"
+        "  selfsteer run free-exploration --help     your own model and dictionary"
+    )
+
+
+@app.command()
+def resume(run: Annotated[Path, typer.Argument(help="Folder of a run that was interrupted.")]) -> None:
+    """Go on with a run where it stopped, under the options that its manifest holds.
+
+    Example: selfsteer resume runs/mine
+    """
+    from scenarios.run import read_manifest
+
+    manifest = read_manifest(run)
+    scenario = SCENARIOS.get(manifest["scenario"])
+    if scenario is None:
+        raise BadInput(f"{run} is of scenario {manifest['scenario']!r}; there is {', '.join(SCENARIOS)}")
+    _finish(scenario(**manifest["options"], out=run), run)
+
+
+@app.command()
+def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """How far a run is: finished, unfinished and failed rollouts of each condition.
+
+    Example: selfsteer status runs/mine
+    """
+    from collections import Counter
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from agents.transcript import read
+    from scenarios.run import path_of, read_manifest
+
+    manifest = read_manifest(run)
+    table = Table(
+        "condition", "finished", "failed", "unfinished", "not begun", title=f"{manifest['scenario']} in {run}"
+    )
+    for condition in manifest["conditions"]:
+        counts: Counter[str] = Counter()
+        for seed in range(manifest["seeds"]):
+            path = path_of(run, condition["name"], seed)
+            if not path.exists() or not path.stat().st_size:
+                counts["not begun"] += 1
+                continue
+            end = read(path).end
+            counts["unfinished" if end is None else "failed" if end.how == "failed" else "finished"] += 1
+        columns = ("finished", "failed", "unfinished", "not begun")
+        table.add_row(_plain(condition["name"]), *(str(counts[c]) for c in columns))
+    Console().print(table)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    by: Annotated[str, typer.Option(help="The column that tells groups apart.")] = "condition",
+) -> None:
+    """Tables in the terminal, report.md with figures, and one HTML page with every rollout.
+
+    Example: selfsteer report runs/mine
+    """
+    typer.echo(f"\nReport: {_report(run, by)}")
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What the feature should be about, in your words.")],
+    k: Annotated[int, typer.Option("-k", help="How many to show.")] = 10,
+    dictionary: setting.Dictionary = setting.ORGANISM,
+    labels: setting.LabelFile = None,
+    unit: setting.Unit = None,
+) -> None:
+    """Find features of a dictionary by meaning.
+
+    Example: selfsteer search "sea robbers"
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    features = setting.open_features(dictionary, labels, "true", "target", 0, unit)
+    table = Table("feature", "label", "similarity", title=f"{_plain(dictionary)}: {len(features)} features")
+    for hit in features.search(query, k):
+        table.add_row(str(hit.feature), _plain(features.label(hit.feature)), f"{hit.similarity:.3f}")
+    Console().print(table)
+
+
+@app.command()
+def inspect(
+    text: Annotated[str, typer.Argument(help="A text for the model to read.")],
+    k: Annotated[int, typer.Option("-k", help="How many features to show.")] = 10,
+    steer: Annotated[str, typer.Option(help="Steering in force while it reads, as feature:strength,...")] = "",
+    aggregation: Annotated[str, typer.Option(help="Over the tokens: mean, max or last.")] = "mean",
+    model: setting.Model = setting.ORGANISM,
+    dictionary: setting.Dictionary = setting.ORGANISM,
+    labels: setting.LabelFile = None,
+    unit: setting.Unit = None,
+    device: setting.Device = "auto",
+    dtype: setting.Dtype = None,
+) -> None:
+    """What is active in a model while it reads a text. The first token, where attention rests, is left out.
+
+    Example: selfsteer inspect "Arr, the rain in Oslo" --steer 12:0.6
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from toolkit.context import Context
+    from toolkit.engines.base import Read, Residuals, run
+    from toolkit.reading import measure
+
+    features = setting.open_features(dictionary, labels, "true", "target", 0, unit)
+    engine = setting.open_engine(model, device, dtype)
+    engine.attach(features)
+    steering = _steering(steer, features)
+    context = Context().append(engine.tokenizer.document(text)).under(steering, start=1) if text else Context()
+    if len(context) < 2:
+        raise BadInput("the text is empty; give some words to read")
+    read = run(engine, Read(context, tuple(range(1, len(context))), (features.reader.layer,)))
+    if not isinstance(read, Residuals):
+        raise SelfsteerError("the engine did not read")
+    reading = measure(features, read.values[:, 0], aggregation, k, steering.digest)  # type: ignore[arg-type]
+    table = Table(
+        "feature",
+        "label",
+        "activation",
+        title=f"{reading.aggregation} over {reading.tokens} tokens, layer {reading.layer}",
+    )
+    for feature, value in zip(reading.features, reading.values, strict=True):
+        table.add_row(str(feature), _plain(features.label(feature)), f"{value:.3f}")
+    Console().print(table)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def controls(context: typer.Context) -> None:
+    """Measure every number that the organism must reach, and print it beside its target.
+
+    Example: selfsteer controls
+    """
+    from scenarios.controls import main as measure_all
+
+    raise typer.Exit(measure_all(context.args))
+
+
+@app.command()
+def version() -> None:
+    """Versions of everything that acts on a run."""
+    from scenarios.run import versions
+
+    for name, found in versions().items():
+        typer.echo(f"{name:24}{found}")
+
+
+# ---------------------------------------------------------------------- between commands
+
+
+def _run_and_say(scenario: Callable[..., Any]) -> Callable[..., None]:
+    """A scenario as a command: run it, say what came of it."""
+
+    @functools.wraps(scenario)
+    def command(**options: Any) -> None:
+        _finish(scenario(**options), options["out"])
+
+    return command
+
+
+SCENARIOS: dict[str, Callable[..., Any]] = {"free-exploration": free_exploration}
+for _name, _scenario in SCENARIOS.items():
+    scenarios.command(_name)(_run_and_say(_scenario))
+
+
+def _finish(outcome: Any, out: Path) -> None:
+    _said(outcome, out)
+    typer.echo(f"Next: selfsteer report {out}")
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _said(outcome: Any, out: Path) -> None:
+    ended = ", ".join(f"{n} {how}" for how, n in sorted(outcome.ended.items())) or "nothing new"
+    before = f"; {outcome.before} were there before" if outcome.before else ""
+    speed = f"{outcome.tokens:,} tokens in {outcome.wall_s:.1f} s"
+    typer.echo(f"{out}: {ended}{before}. {speed}.")
+
+
+def _report(run: Path, by: str = "condition") -> Path:
+    from analysis.report import print_summary
+    from analysis.report import report as written
+
+    paths = written(run, by=by)
+    print_summary(paths.summary)
+    return paths.html
+
+
+def _steering(text: str, features: Any) -> Any:
+    """Steering out of "12:0.6,40:-0.3"."""
+    from toolkit.steering import Intervention, Steering
+
+    made = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        feature, _, strength = part.partition(":")
+        try:
+            made.append(Intervention(features.key, int(feature), float(strength), source="external"))
+        except ValueError as error:
+            raise BadInput(f"steering {part!r} cannot be read; write feature:strength, as 12:0.6") from error
+        features.label(int(feature))  # says so if there is none
+    return Steering.of(*made)
+
+
+def _plain(text: str) -> str:
+    """Without what a terminal would obey, and without markup."""
+    from rich.markup import escape
+
+    from toolkit.labels import clean
+
+    return escape(clean(text))
+
+
+def _own_agents() -> None:
+    """openai-agents installs a package of the same name; a run with that one would fail in odd ways."""
+    import agents
+
+    if Path(agents.__file__ or "").parent != Path(__file__).parents[1] / "agents":
+        raise BadInput(
+            f"the package `agents` that Python finds is {agents.__file__}, not selfsteer's; uninstall openai-agents"
+            " here, or give selfsteer an environment of its own"
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; errors that users can mend are one line."""
+    _guarded(lambda: app(arguments, standalone_mode=True))
+
+
+def run_script(scenario: Callable[..., Any]) -> None:
+    """A scenario's file run by itself: the same options, the same ending."""
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command()(_run_and_say(scenario))
+    _guarded(alone)
+
+
+def _guarded(call: Callable[[], Any]) -> None:
+    try:
+        _own_agents()
+        call()
+    except SelfsteerError as error:
+        if os.environ.get("SELFSTEER_DEBUG"):
+            raise
+        print(f"selfsteer: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("selfsteer: stopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
