@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit.dictionary import FeatureDictionary
+from toolkit.labels import Labels
 
 CHAT = (
     "{% for m in messages %}{% if loop.first %}<|bos|>{% endif %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>\n"
@@ -47,23 +48,6 @@ def make_tiny_llama(folder: Path, layers: int = 4, d_model: int = 32, window: in
         )
     ).save_pretrained(folder)
     return folder
-
-
-@dataclass(frozen=True)
-class PlainLabels:
-    n: int
-
-    def __len__(self) -> int:
-        return self.n
-
-    def text(self, feature: int) -> str:
-        return f"thing {feature}"
-
-    def status(self, feature: int) -> str:
-        return "real"
-
-    def search(self, query: str, k: int) -> list:
-        return []
 
 
 class RandomDirections:
@@ -105,4 +89,5 @@ def random_dictionary(
     d_model: int = 32, layers: Sequence[int] = (1,), n: int = 12, unit: float = 4.0, seed: int = 0
 ) -> FeatureDictionary:
     directions = RandomDirections(n, d_model, layers, unit, seed)
-    return FeatureDictionary("random", PlainLabels(n), directions, ProjectionReader(directions, layers[0]))  # type: ignore[arg-type]
+    labels = Labels.of({i: f"thing number {i} of some" for i in range(n)})
+    return FeatureDictionary("random", labels, directions, ProjectionReader(directions, layers[0]))

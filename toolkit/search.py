@@ -146,6 +146,9 @@ def _packaged() -> Path | None:
 def _model(embedder: str) -> Any:
     """The opened embedder. The packaged weights are checked by their sha256 and refused if they differ."""
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     source = embedder
     packaged = _packaged()

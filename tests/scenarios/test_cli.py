@@ -1,0 +1,124 @@
+"""The command as a user meets it: on the organism, briefly; bad input is one line with the way out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from scenarios import cli, free_exploration
+from toolkit.errors import SelfsteerError
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["run", "free-exploration", "--framings", "research,potions:research", "--seeds", "1", "--rounds", "2"]
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "small"
+    done = call(*SMALL, "--out", str(out))
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_a_run_leaves_transcripts_and_says_what_is_next(ran: Path) -> None:
+    names = sorted(str(p.relative_to(ran)) for p in ran.glob("rollouts/*/*.jsonl"))
+    assert names == ["rollouts/potions x research/0000.jsonl", "rollouts/research/0000.jsonl"]
+    manifest = json.loads((ran / "manifest.json").read_text())
+    assert manifest["scenario"] == "free-exploration" and manifest["engine"]["batch_invariant"] is True
+    start = json.loads((ran / names[1]).read_text().splitlines()[0])
+    assert start["tools"]["inspect_k"] == 10 and start["dictionary"]["unit"]
+
+
+def test_the_same_command_and_resume_go_on_with_it(ran: Path) -> None:
+    again = call(*SMALL, "--out", str(ran))
+    assert again.exit_code == 0 and "2 were there before" in again.output
+    path = ran / "rollouts" / "research" / "0000.jsonl"
+    before = path.read_text()
+    path.write_text("".join(before.splitlines(keepends=True)[:6]))
+    resumed = call("resume", str(ran))
+    assert resumed.exit_code == 0, resumed.output
+    untimed = lambda text: [{k: v for k, v in json.loads(x).items() if k != "timing"} for x in text.splitlines()]  # noqa: E731
+    assert untimed(path.read_text()) == untimed(before)
+
+
+def test_status_report_search_and_inspect_answer(ran: Path) -> None:
+    assert "research" in call("status", str(ran)).output
+    reported = call("report", str(ran))
+    assert reported.exit_code == 0 and (ran / "report" / "report.html").is_file(), reported.output
+    assert "pirate" in call("search", "sea robbers", "-k", "3").output
+    assert "mean over" in call("inspect", "Arr, the rain in Oslo", "--steer", "3:0.5").output
+    assert "selfsteer" in call("version").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["run", "free-exploration", "--framings", "reserch"], "research"),
+        (["run", "free-exploration", "--framings", ","], "no framing"),
+        (["run", "free-exploration", "--temperature", "nan"], "temperature"),
+        (["run", "free-exploration", "--seeds", "0"], "seeds"),
+        (["run", "free-exploration", "--rounds", "0"], "rounds"),
+        (["run", "free-exploration", "--dose-cap", "nan"], "dose cap"),
+        (["run", "free-exploration", "--scope", "all"], "onward, whole"),
+        (["run", "free-exploration", "--arm", "placebo"], "zero"),
+        (["run", "free-exploration", "--label-view", "hidden"], "opaque"),
+        (["run", "free-exploration", "--dictionary", "no/such"], "release/id"),
+        (["run", "free-exploration", "--labels", "no-such.json"], "no label file"),
+        (["run", "free-exploration", "--model", "./nowhere"], "config.json"),
+        (["search", " "], "empty"),
+        (["inspect", ""], "empty"),
+        (["inspect", "x", "--steer", "3"], "12:0.6"),
+        (["inspect", "x", "--steer", "9999:0.3"], "out of range"),
+        (["inspect", "x", "--aggregation", "median"], "mean"),
+        (["status", "nowhere"], "no run"),
+        (["resume", "nowhere"], "no run"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_would_be_right(tmp_path: Path, arguments, match: str) -> None:
+    out = ["--out", str(tmp_path)] if arguments[0] == "run" else []
+    done = call(*arguments, *out)
+    assert isinstance(done.exception, SelfsteerError), done.output
+    assert match in str(done.exception) and "\n" not in str(done.exception)
+
+
+def test_errors_come_without_a_traceback_and_with_exit_code_2(capsys, monkeypatch) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["status", "nowhere"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and said.startswith("selfsteer: ") and said.count("\n") == 1
+    monkeypatch.setenv("SELFSTEER_DEBUG", "1")
+    with pytest.raises(SelfsteerError):
+        cli.main(["status", "nowhere"])
+
+
+def test_the_scenario_runs_as_a_file_of_its_own() -> None:
+    asked = [sys.executable, "scenarios/free_exploration.py", "--help"]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0 and "--framings" in done.stdout, done.stderr
+
+
+def test_another_package_called_agents_is_found_out(monkeypatch, tmp_path: Path) -> None:
+    import agents
+
+    monkeypatch.setattr(agents, "__file__", str(tmp_path / "agents" / "__init__.py"))
+    with pytest.raises(SelfsteerError, match="openai-agents"):
+        cli._own_agents()
+
+
+def test_the_script_is_what_a_reviewer_saw() -> None:
+    assert [turn.text for turn in free_exploration.turns(3)] == ["Continue."] * 3
+
+
+def test_help_teaches() -> None:
+    for command in ("demo", "resume", "status", "report", "search", "inspect"):
+        shown = call(command, "--help").output
+        assert "Example: selfsteer" in shown

@@ -1,0 +1,188 @@
+"""Runs on the scripted engine: resumed is uninterrupted, order is nothing, a change refuses to mix."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scenarios import run as running
+from tests.scenarios.driving import answer, condition, do, engine
+from toolkit.errors import BadInput, SelfsteerError, SteeringError
+
+ROOT = Path(__file__).parents[2]
+
+
+def records(out: Path) -> dict[str, list[dict]]:
+    """Every transcript's events by file, timing left out."""
+    return {
+        str(path.relative_to(out)): [
+            {k: v for k, v in json.loads(line).items() if k != "timing"} for line in path.read_text().splitlines()
+        ]
+        for path in sorted(out.glob("rollouts/*/*.jsonl"))
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    do(out)
+    return out
+
+
+def test_every_rollout_is_there_and_ended(whole: Path) -> None:
+    found = records(whole)
+    assert list(found) == [f"rollouts/{c}/{s:04d}.jsonl" for c in "ab" for s in range(3)]
+    for events in found.values():
+        assert events[0]["event"] == "start" and events[-1] == {"event": "end", "how": "finished", "rounds": 4}
+
+
+def test_cut_after_any_event_or_within_a_line_a_run_ends_the_same(whole: Path, tmp_path: Path) -> None:
+    name = "rollouts/a/0001.jsonl"
+    lines = (whole / name).read_bytes().splitlines(keepends=True)
+    for cut in range(len(lines)):
+        for torn in (b"", lines[cut][: len(lines[cut]) // 2]):
+            out = tmp_path / f"{cut}-{len(torn)}"
+            do_copy(whole, out)
+            (out / name).write_bytes(b"".join(lines[:cut]) + torn)
+            outcome = do(out)
+            assert records(out) == records(whole)
+            assert outcome.before == 5 and outcome.ended == {"finished": 1}
+
+
+def test_finished_rollouts_are_not_touched(whole: Path) -> None:
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in whole.glob("rollouts/*/*.jsonl")}
+
+    def never(request):
+        raise AssertionError("a finished rollout asked the engine")
+
+    outcome = do(whole, on=engine(never))
+    assert outcome.before == 6 and not outcome.ended
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before} == before
+
+
+@pytest.mark.parametrize("abreast", [1, 2, 6])
+def test_how_many_go_abreast_changes_nothing(whole: Path, tmp_path: Path, abreast: int) -> None:
+    do(tmp_path, abreast=abreast)
+    assert records(tmp_path) == records(whole)
+
+
+def test_a_killed_process_loses_at_most_the_rounds_in_flight(tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-m", "tests.scenarios.driving", str(out)], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and sum(len(e) for e in records_so_far(out)) < 40:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    unfinished = [e for e in records_so_far(out) if e and b'"end"' not in e[-1]]
+    assert unfinished, "the process was killed too late to interrupt anything"
+    on = engine()
+    do(out, on=on, rounds=6)
+    do(tmp_path / "calm", rounds=6)
+    assert records(out) == records(tmp_path / "calm")
+
+
+def records_so_far(out: Path) -> list[list[bytes]]:
+    return [path.read_bytes().splitlines() for path in out.glob("rollouts/*/*.jsonl")]
+
+
+def test_a_failed_request_fails_its_rollout_and_no_other(tmp_path: Path) -> None:
+    def failing(request):
+        *_, rollout, number, _ = request.sampling.stream
+        if (rollout, number) == (1, 2):
+            return SteeringError("the steering did not run")
+        return answer(request)
+
+    outcome = do(tmp_path, on=engine(failing))
+    assert outcome.ended == {"finished": 4, "failed": 2} and outcome.failed == 2
+    end = records(tmp_path)["rollouts/a/0001.jsonl"][-1]
+    assert end["how"] == "failed" and "SteeringError" in end["error"] and end["rounds"] == 1
+    assert do(tmp_path).before == 6  # failed is failed; it is not quietly done again
+
+
+def test_a_changed_engine_answer_is_found_out_on_resuming(whole: Path, tmp_path: Path) -> None:
+    do_copy(whole, tmp_path / "x")
+    path = tmp_path / "x" / "rollouts" / "a" / "0000.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]).replace("Continue.", "Go on."))
+    with pytest.raises(BadInput, match="does not come out the same"):
+        do(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "match"),
+    [
+        ("hashes", "code", "must not be mixed"),
+        ("hashes", "model", "must not be mixed"),
+        ("options", "rounds", "other options"),
+        ("engine", "device", "another engine"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(whole: Path, tmp_path: Path, part: str, key: str, match: str) -> None:
+    do_copy(whole, tmp_path / "x")
+    path = tmp_path / "x" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest[part][key] = "other"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match=match) as refused:
+        do(tmp_path / "x")
+    assert key in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
+    with running.locked(tmp_path), pytest.raises(BadInput, match="another process"):
+        do(tmp_path)
+
+
+def test_folders_that_are_no_run_say_so(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no run"):
+        running.read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(BadInput, match="cannot be read"):
+        running.read_manifest(tmp_path)
+    (tmp_path / "rollouts" / "a").mkdir(parents=True)
+    (tmp_path / "rollouts" / "a" / "0000.jsonl").write_text("{}\n")
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(BadInput, match=r"no manifest\.json"):
+        do(tmp_path)
+
+
+def test_a_full_disk_is_said_and_what_was_written_holds(tmp_path: Path, monkeypatch) -> None:
+    tmp_path, calm = tmp_path / "full", tmp_path / "calm"
+    real, count = running.append, iter(range(10_000))
+
+    def full(path, event):
+        if next(count) == 25:
+            raise SelfsteerError(f"{path} could not be written (No space left on device); make room")
+        real(path, event)
+
+    monkeypatch.setattr(running, "append", full)
+    with pytest.raises(SelfsteerError, match="make room"):
+        do(tmp_path)
+    monkeypatch.setattr(running, "append", real)
+    do(tmp_path)
+    do(calm)
+    assert records(tmp_path) == records(calm)
+
+
+def test_conditions_and_seeds_are_checked(tmp_path: Path) -> None:
+    on = engine()
+    one = condition("a", on)
+    with pytest.raises(BadInput, match="0 seeds"):
+        running.run([one], 0, on, tmp_path, {})
+    with pytest.raises(BadInput, match="named apart"):
+        running.run([one, one], 1, on, tmp_path, {})
+
+
+def do_copy(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())

@@ -1,0 +1,79 @@
+"""The arrows of the house: who may import whom, read off the source. And no room outgrows its job."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("toolkit", "agents", "scenarios", "analysis")
+MAY_IMPORT = {
+    "toolkit": ("toolkit",),
+    "agents": ("agents", "toolkit"),
+    "analysis": ("analysis", "agents.transcript", "toolkit.errors"),
+    "scenarios": OURS,
+}
+# agents know values of the toolkit, never a model, an engine that runs one, or where dictionaries come from
+AGENTS_MAY_NOT = ("toolkit.engines.local", "toolkit.engines.scripted", "toolkit.organism", "toolkit.opening")
+FILES = [p for package in OURS for p in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively; packages are imported by their names"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def is_of(name: str, home: str) -> bool:
+    return name == home or name.startswith(f"{home}.")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    for name in imports(path):
+        if name.split(".")[0] in OURS:
+            assert any(is_of(name, home) for home in MAY_IMPORT[package]), f"{path} imports {name}"
+        if package in ("agents", "analysis"):
+            assert name.split(".")[0] not in ("torch", "transformers", "sae_lens"), f"{path} imports {name}"
+        if package == "agents":
+            assert not any(is_of(name, home) for home in AGENTS_MAY_NOT), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("toolkit", ("torch", "transformers", "numpy")),
+        ("scenarios.cli", ("torch", "transformers", "pandas", "matplotlib", "sae_lens", "sentence_transformers")),
+        ("agents.rollout", ("torch", "transformers", "pandas")),
+        ("analysis.report", ("torch", "transformers")),
+    ],
+)
+def test_what_an_import_costs(module: str, heavy: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print(*[m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not done.stdout.split(), f"{module} imports {done.stdout}"
+
+
+def test_no_file_has_two_jobs() -> None:
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
+    assert {name: n for name, n in lengths.items() if n > 420} == {}
+
+
+def test_nothing_in_the_repository_names_this_machine() -> None:
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=False, cwd=ROOT).stdout.split()
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".txt", ".cff") and path != Path(__file__):
+            text = path.read_text(encoding="utf-8")
+            for trace in ("/work" + "/main", "/root" + "/", "/tmp" + "/lead"):
+                assert trace not in text, f"{name} names {trace}"
