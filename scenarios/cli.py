@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from inspect import signature as signature_of
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,8 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Hand a language model tools over its own activations, and run controlled experiments on what it does.
 
-    Start with `selfsteer demo`: a small model that ships here steers itself, and a report opens in your browser.
-    Then `selfsteer run free-exploration --help`.""",
+    Start with `selfsteer demo`: a small model that ships here steers itself, and its report is a page for your
+    browser. Then `selfsteer run free-exploration --help`.""",
 )
 scenarios = typer.Typer(
     no_args_is_help=True, help="Run a scenario. The same command on the same folder goes on with it."
@@ -41,8 +42,8 @@ def demo(out: setting.Out = Path("runs/demo"), seeds: setting.Seeds = 4) -> None
 
     Example: selfsteer demo
     """
-    outcome = free_exploration(framings="research,potions,minimal,no_tools", seeds=seeds, rounds=8, out=out)
-    _said(outcome, out)
+    chosen = {"framings": "research,potions,minimal,no_tools", "seeds": seeds, "rounds": 8}
+    outcome = _run(free_exploration, {**chosen, "out": out})
     written = _report(out)
     typer.echo(
         f"\nReport: {written}  (open it in a browser; every rollout is in there)\n"
@@ -52,6 +53,8 @@ def demo(out: setting.Out = Path("runs/demo"), seeds: setting.Seeds = 4) -> None
         "  selfsteer run free-exploration --arm zero --out runs/placebo   the same, with steering that does nothing\n"
         "  selfsteer run free-exploration --help     your own model and dictionary"
     )
+    if outcome.failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -66,7 +69,10 @@ def resume(run: Annotated[Path, typer.Argument(help="Folder of a run that was in
     scenario = SCENARIOS.get(manifest["scenario"])
     if scenario is None:
         raise BadInput(f"{run} is of scenario {manifest['scenario']!r}; there is {', '.join(SCENARIOS)}")
-    _finish(scenario(**manifest["options"], out=run), run)
+    options = {**manifest["options"], "device": manifest["engine"]["device"]}
+    if unknown := options.keys() - signature_of(scenario).parameters.keys():
+        raise BadInput(f"{run} was begun with options that there are no more: {', '.join(sorted(unknown))}")
+    _finish(_run(scenario, {**options, "out": run}), run)
 
 
 @app.command()
@@ -195,9 +201,9 @@ def controls(context: typer.Context) -> None:
 @app.command()
 def version() -> None:
     """Versions of everything that acts on a run."""
-    from scenarios.run import versions
+    from scenarios.run import code_hash, commit, versions
 
-    for name, found in versions().items():
+    for name, found in {**versions(), "commit": commit(), "code": code_hash()}.items():
         typer.echo(f"{name:24}{found}")
 
 
@@ -209,7 +215,7 @@ def _run_and_say(scenario: Callable[..., Any]) -> Callable[..., None]:
 
     @functools.wraps(scenario)
     def command(**options: Any) -> None:
-        _finish(scenario(**options), options["out"])
+        _finish(_run(scenario, options), options["out"])
 
     return command
 
@@ -219,8 +225,18 @@ for _name, _scenario in SCENARIOS.items():
     scenarios.command(_name)(_run_and_say(_scenario))
 
 
+def _run(scenario: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Run the scenario and say what came of it, also when it is stopped."""
+    try:
+        outcome = scenario(**options)
+    except KeyboardInterrupt:
+        typer.echo(f"Stopped; what is whole is kept. Go on with: selfsteer resume {options['out']}", err=True)
+        raise typer.Exit(130) from None
+    _said(outcome, options["out"])
+    return outcome
+
+
 def _finish(outcome: Any, out: Path) -> None:
-    _said(outcome, out)
     typer.echo(f"Next: selfsteer report {out}")
     if outcome.failed:
         raise typer.Exit(1)
@@ -228,7 +244,8 @@ def _finish(outcome: Any, out: Path) -> None:
 
 def _said(outcome: Any, out: Path) -> None:
     ended = ", ".join(f"{n} {how}" for how, n in sorted(outcome.ended.items())) or "nothing new"
-    before = f"; {outcome.before} were there before" if outcome.before else ""
+    failed = f" ({outcome.failed_before} of them failed)" if outcome.failed_before else ""
+    before = f"; {outcome.before} were there before{failed}" if outcome.before else ""
     speed = f"{outcome.tokens:,} tokens in {outcome.wall_s:.1f} s"
     typer.echo(f"{out}: {ended}{before}. {speed}.")
 

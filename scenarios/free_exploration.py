@@ -6,17 +6,15 @@ Run as `selfsteer run free-exploration`, or as `python scenarios/free_exploratio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import yaml
 
 from scenarios import setting
 from scenarios.progress import Outcome
 
 if TYPE_CHECKING:
-    from agents.rollout import Turn
+    from agents.rollout import Agent, Turn
     from scenarios.run import Condition
 
 NAME = "free-exploration"
@@ -27,31 +25,32 @@ def turns(rounds: int) -> Iterator[Turn]:
     """The whole script: the same words, round after round."""
     from agents.rollout import Turn
 
-    text = yaml.safe_load(TEXT.read_text(encoding="utf-8"))["turn"]
+    text = setting.texts(TEXT, "turn")["turn"]
     for _ in range(rounds):
         yield Turn(text)
 
 
 def conditions(
-    agents: list[tuple[str, object]], rounds: int, run_seed: int, arm: str, label_view: str
+    agents: Sequence[Agent], rounds: int, run_seed: int, arm: str, label_view: str, pinned: Mapping[str, str]
 ) -> list[Condition]:
-    """One condition per framing."""
-    from agents.rollout import Agent, Script
+    """One condition per framing. pinned: hashes of what is in no other field of a transcript, such as the code."""
+    from agents.rollout import Script
     from scenarios.run import Condition, versions
 
     known = versions()
 
-    def condition(name: str, agent: Agent) -> Condition:
+    def condition(agent: Agent) -> Condition:
+        name = agent.framing.name
         parameters = {"framing": name, "rounds": rounds}
 
         def script(rollout: int) -> Script:
             return Script(
-                NAME, name, run_seed, rollout, turns(rounds), parameters, arm=arm, label_view=label_view, versions=known
+                NAME, name, run_seed, rollout, turns(rounds), parameters, arm, label_view, known, dict(pinned)
             )
 
         return Condition(name, agent, script, parameters)
 
-    return [condition(name, agent) for name, agent in agents if isinstance(agent, Agent)]
+    return [condition(agent) for agent in agents]
 
 
 def free_exploration(
@@ -84,17 +83,15 @@ def free_exploration(
     Example: selfsteer run free-exploration --framings research,potions --seeds 8 --rounds 20 --out runs/mine
     """
     options = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ("out", "device")}
-    from scenarios.run import manifest, run
+    from scenarios.run import code_hash, manifest, run
 
-    if rounds < 1:
-        from toolkit.errors import BadInput
-
-        raise BadInput(f"{rounds} rounds give no response; use at least 1")
+    setting.check_counts(seeds, rounds)
     limits = setting.Limits(temperature, top_p, max_tokens, scope, inspect_k, dose_cap, exit_tool)
+    told = setting.framings_of(framings, limits)
     features = setting.open_features(dictionary, labels, label_view, arm, run_seed, unit)
     engine = setting.open_engine(model, device, dtype)
-    agents = setting.agents_of(framings, engine, model, features, limits)
-    planned = conditions(list(agents), rounds, run_seed, arm, label_view)
+    agents = setting.agents_of(told, engine, model, features, limits)
+    planned = conditions(agents, rounds, run_seed, arm, label_view, {"code": code_hash()})
     return run(planned, seeds, engine, out, manifest(NAME, options, planned, seeds, engine))
 
 

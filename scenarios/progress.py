@@ -21,12 +21,14 @@ class Outcome:
 
     ended: dict[str, int] = field(default_factory=dict)
     before: int = 0
+    failed_before: int = 0
     tokens: int = 0
     wall_s: float = 0.0
 
     @property
     def failed(self) -> int:
-        return self.ended.get("failed", 0)
+        """Rollouts of the whole run that failed, in this call or an earlier one."""
+        return self.ended.get("failed", 0) + self.failed_before
 
 
 class Progress:

@@ -114,15 +114,19 @@ def _drive(
             if following is None:
                 return
             live = _Live(path_of(out, following[0].name, following[1]))
-            if live.finished:
+            if live.ended is not None:
                 outcome.before += 1
+                outcome.failed_before += live.ended.how == "failed"
                 progress.ended("before")
                 continue
             settle(live, live.begin(rollout(following[0].agent, following[0].script(following[1]))))
 
     start()
     while asked:
-        for ticket, result in engine.poll():
+        finished = engine.poll()
+        if not finished:
+            raise SelfsteerError(f"the engine lost {len(asked)} requests; run the same command again to go on")
+        for ticket, result in finished:
             live = asked.pop(ticket, None)
             if live is None:
                 continue
@@ -142,7 +146,7 @@ class _Live:
         self._asked_at = 0.0
         self._wall_s = 0.0
         self._record = read(path) if path.exists() and path.stat().st_size else None
-        self.finished = self._record is not None and self._record.end is not None
+        self.ended = self._record.end if self._record is not None else None
 
     def begin(self, one: Rollout) -> Yielded | None:
         """Bring a fresh rollout to where its record stops; without a record, to its first wish."""
@@ -161,7 +165,12 @@ class _Live:
                 self._asked_at = time.perf_counter()
                 return yielded
             if isinstance(yielded, Measure):
-                yielded = self._send(_measured(yielded))
+                try:
+                    reading = _measured(yielded)
+                except (SelfsteerError, RuntimeError) as error:  # the rollout ends as failed, the others go on
+                    yielded = self._throw(error)
+                else:
+                    yielded = self._send(reading)
                 continue
             if yielded.event == "response":
                 yielded = with_timing(yielded, wall_s=round(self._wall_s, 4))
@@ -175,9 +184,12 @@ class _Live:
         self._wall_s = time.perf_counter() - self._asked_at
         if isinstance(result, Completion):
             return self._send(result)
+        return self._throw(result.error)
+
+    def _throw(self, error: Exception) -> Yielded | None:
         if self._rollout is None:
             raise SelfsteerError("a rollout was answered before it began")
-        return self._rollout.throw(result.error)
+        return self._rollout.throw(error)
 
     def _send(self, answer: Completion | Reading | None) -> Yielded | None:
         if self._rollout is None:
@@ -234,6 +246,7 @@ def begin(out: Path, manifest: Mapping[str, Any]) -> None:
             "it changed since this run began, so its rollouts must not be mixed; go back to it, or give another --out",
         ),
         ("engine", "this run was begun on another engine, device or precision; give another --out"),
+        ("versions", "other libraries can give other numbers; install those, or give another --out"),
     ):
         differing = differences(old.get(part, {}), json.loads(json.dumps(manifest.get(part, {}))))
         if differing:
@@ -267,7 +280,7 @@ def _short(value: object) -> str:
 def manifest(
     scenario: str, options: Mapping[str, Any], conditions: Sequence[Condition], seeds: int, engine: Engine
 ) -> dict[str, Any]:
-    """All that must be equal for a run to go on (options, hashes, engine), and what a reader wants to know besides."""
+    """All that must be equal for a run to go on (options, hashes, engine, versions), and what readers want besides."""
     dictionary = conditions[0].agent.toolbox.dictionary
     return {
         "schema": 1,
@@ -293,17 +306,19 @@ def manifest(
             "most features at once": conditions[0].agent.toolbox.most,
         },
         "versions": versions(),
+        "commit": commit(),
     }
 
 
 def hashes(conditions: Sequence[Condition], engine: Engine) -> dict[str, str]:
     """Code, model, dictionary, labels, and the prompt of every condition."""
-    dictionary = conditions[0].agent.toolbox.dictionary
+    dictionaries = [c.agent.toolbox.dictionary for c in conditions]
     return {
         "code": code_hash(),
         "model": engine.info.digest,
-        "dictionary": dictionary.key,
-        "labels": dictionary.labels.digest,
+        "dictionary": " ".join(dict.fromkeys(d.key for d in dictionaries)),
+        "reader": " ".join(dict.fromkeys(d.reader.digest for d in dictionaries)),
+        "labels": " ".join(dict.fromkeys(d.labels.digest for d in dictionaries)),
         **{f"prompt of {c.name}": f"{c.agent.framing.digest} {_sha(c.agent.system)}" for c in conditions},
     }
 
@@ -319,19 +334,25 @@ def code_hash() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this package, of what it stands on, and the commit if this is a checkout."""
+    """Of this package and of what it stands on."""
     found = {}
     for name in ("selfsteer", *PACKAGES):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """The commit of this checkout; "none" for an installed package. What runs is told by the code's hash."""
+    if not (ROOT / ".git").exists():
+        return "none"
     try:
         asked = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-        found["commit"] = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        return subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        found["commit"] = "unknown"
-    return found
+        return "unknown"
 
 
 def write_labels(out: Path, dictionary: FeatureDictionary) -> None:

@@ -6,6 +6,7 @@ Knows no script.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ import typer
 from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
+    from agents.framing import Framing
     from agents.rollout import Agent
     from toolkit.dictionary import FeatureDictionary
     from toolkit.engines.base import Engine
@@ -74,8 +76,17 @@ class Limits:
 
 def open_engine(model: str, device: str = "auto", dtype: str | None = None) -> Engine:
     """The local engine on a model; `organism` is the one that ships with the package."""
+    import torch
+
     from toolkit.engines.local import LocalEngine
 
+    try:
+        kind = "cpu" if device == "auto" else torch.device(device).type
+    except RuntimeError as error:
+        raise BadInput(f"device {device!r} is unknown; use auto, cpu, cuda, cuda:1 or mps") from error
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        raise BadInput(f"device {device} is not in this machine; use --device auto")
     return LocalEngine(str(_organism().MODEL) if model == ORGANISM else model, device=device, dtype=dtype)
 
 
@@ -90,31 +101,41 @@ def open_features(
     return replace(open_dictionary(source, labels, label_view, arm, seed, unit), name=Path(dictionary).name)
 
 
-def agents_of(
-    framings: str, engine: Engine, model: str, dictionary: FeatureDictionary, limits: Limits
-) -> list[tuple[str, Agent]]:
-    """An agent for each framing. Raises BadInput for framings, scopes or limits that are none."""
-    from agents.framing import PromptVariables, load_framing
-    from agents.rollout import Agent
+def texts(path: Path, *keys: str) -> dict[str, str]:
+    """The texts of a script's file, which holds `keys` and nothing else. Raises BadInput naming the file and a key."""
+    import yaml
+
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or set(found) != set(keys) or not all(isinstance(v, str) for v in found.values()):
+        has = ", ".join(map(str, found)) if isinstance(found, dict) else "no mapping"
+        raise BadInput(f"{path.name} must hold the texts {', '.join(keys)} and nothing else; it has {has}")
+    return found
+
+
+def check_counts(seeds: int, rounds: int) -> None:
+    """Raises BadInput for a run without a rollout, or rollouts without a response."""
+    if seeds < 1:
+        raise BadInput(f"{seeds} seeds give no rollout; use at least 1")
+    if rounds < 1:
+        raise BadInput(f"{rounds} rounds give no response; use at least 1")
+
+
+def framings_of(framings: str, limits: Limits) -> list[Framing]:
+    """The framings that `framings` names, under the limits. Needs no model, so that a slip shows before one loads.
+
+    Raises BadInput for framings, scopes or limits that are none.
+    """
+    from agents.framing import load_framing
     from toolkit.engines.base import Sampling
     from toolkit.steering import SCOPES
-    from toolkit.tools import Toolbox
 
+    Sampling(limits.temperature, limits.top_p, limits.max_tokens)
     if not (math.isfinite(limits.dose_cap) and limits.dose_cap > 0):
         raise BadInput(f"dose cap {limits.dose_cap} is not a positive number; use 2.0, say")
+    if limits.inspect_k is not None and limits.inspect_k < 1:
+        raise BadInput(f"inspect-k {limits.inspect_k} would show nothing; use at least 1")
     if limits.scope is not None and limits.scope not in SCOPES:
         raise BadInput(f"scope {limits.scope!r} is unknown; use one of {', '.join(SCOPES)}")
-    inspect_k = limits.inspect_k or (10 if model == ORGANISM else 100)
-    toolbox = Toolbox(dictionary, inspect_k=inspect_k, search_k=5 if model == ORGANISM else 10, cap=limits.dose_cap)
-    variables = PromptVariables(
-        model="a tiny Llama" if model == ORGANISM else Path(model).name,
-        layer=dictionary.reader.layer,
-        layers=engine.info.n_layers,
-        size=len(dictionary),
-        dictionary="a sparse autoencoder" if hasattr(dictionary.directions, "sae") else "a set of vectors",
-        unit=dictionary.directions.unit,
-    )
-    sampling = Sampling(limits.temperature, limits.top_p, limits.max_tokens)
     made = []
     for name in [part.strip() for part in framings.split(",") if part.strip()]:
         framing = load_framing(name.replace(":", " x "))
@@ -122,13 +143,44 @@ def agents_of(
             framing = replace(framing, scope=limits.scope)
         if limits.exit_tool and framing.tools:
             framing = replace(framing, tools=(*framing.tools, "leave"))
-        system = framing.system_prompt(variables)
-        made.append(
-            (name.replace(":", " x "), Agent(framing, system, toolbox, engine.tokenizer, engine.info, sampling))
-        )
+        made.append(framing)
     if not made:
         raise BadInput("no framing was named; use --framings research,potions, say")
     return made
+
+
+def agents_of(
+    framings: Sequence[Framing], engine: Engine, model: str, dictionary: FeatureDictionary, limits: Limits
+) -> list[Agent]:
+    """An agent for each framing. What a model is told does not depend on the arm."""
+    from agents.framing import PromptVariables
+    from agents.rollout import Agent
+    from toolkit.engines.base import Sampling
+    from toolkit.tools import Toolbox
+
+    inspect_k = limits.inspect_k or (10 if model == ORGANISM else 100)
+    toolbox = Toolbox(dictionary, inspect_k=inspect_k, search_k=5 if model == ORGANISM else 10, cap=limits.dose_cap)
+    variables = PromptVariables(
+        model="a tiny Llama" if model == ORGANISM else Path(model).name,
+        layer=dictionary.reader.layer,
+        layers=engine.info.n_layers,
+        size=len(dictionary),
+        dictionary=_kind(dictionary),
+        unit=dictionary.directions.unit,
+    )
+    sampling = Sampling(limits.temperature, limits.top_p, limits.max_tokens)
+    return [
+        Agent(framing, framing.system_prompt(variables), toolbox, engine.tokenizer, engine.info, sampling)
+        for framing in framings
+    ]
+
+
+def _kind(dictionary: FeatureDictionary) -> str:
+    """In words, for prompts; looks through what an arm put around the true directions."""
+    directions: Any = dictionary.directions
+    while hasattr(directions, "inner"):
+        directions = directions.inner
+    return "a sparse autoencoder" if hasattr(directions, "sae") else "a set of vectors"
 
 
 def _organism() -> Any:
