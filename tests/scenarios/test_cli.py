@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from scenarios import cli, free_exploration
+from scenarios import cli, free_exploration, setting
 from toolkit.errors import SelfsteerError
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,11 @@ def test_status_report_search_and_inspect_answer(ran: Path) -> None:
         (["inspect", "x", "--steer", "3"], "12:0.6"),
         (["inspect", "x", "--steer", "9999:0.3"], "out of range"),
         (["inspect", "x", "--aggregation", "median"], "mean"),
+        (["run", "free-exploration", "--device", "abacus"], "cpu, cuda"),
+        (["run", "free-exploration", "--inspect-k", "0"], "at least 1"),
+        (["run", "free-exploration", "--max-tokens", "0"], "max_tokens"),
+        (["run", "free-exploration", "--unit", "nan"], "positive"),
+        (["inspect", "x", "--steer", "3:nan"], "nan"),
         (["status", "nowhere"], "no run"),
         (["resume", "nowhere"], "no run"),
     ],
@@ -116,6 +121,63 @@ def test_another_package_called_agents_is_found_out(monkeypatch, tmp_path: Path)
 
 def test_the_script_is_what_a_reviewer_saw() -> None:
     assert [turn.text for turn in free_exploration.turns(3)] == ["Continue."] * 3
+
+
+def test_no_arm_and_no_view_changes_what_a_model_is_told() -> None:
+    on = setting.open_engine("organism")
+    limits = setting.Limits()
+
+    def told(arm: str, view: str) -> list[str]:
+        features = setting.open_features("organism", None, view, arm, 0, None)
+        every = setting.framings_of(setting.FRAMINGS, limits)
+        return [agent.system for agent in setting.agents_of(every, on, "organism", features, limits)]
+
+    true = told("target", "true")
+    assert len(set(true)) == 6 and any("a sparse autoencoder" in system for system in true)
+    for arm in ("zero", "random", "other"):
+        assert told(arm, "true") == true
+    for view in ("opaque", "shuffled", "random"):
+        assert told("target", view) == true
+
+
+def test_the_texts_of_a_script_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "texts.yaml"
+    for wrong in ("turn: Go on.\nturns: x", "tern: Go on.", "turn: 3", "Go on."):
+        path.write_text(wrong)
+        with pytest.raises(SelfsteerError, match="must hold the texts turn and nothing else"):
+            setting.texts(path, "turn")
+
+
+def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path: Path) -> None:
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scenarios.run.run", stopped)
+    done = call(*SMALL, "--out", str(tmp_path / "x"))
+    assert done.exit_code == 130 and f"selfsteer resume {tmp_path / 'x'}" in done.output
+
+
+def test_a_changed_program_is_refused_with_the_way_out(ran: Path, monkeypatch) -> None:
+    monkeypatch.setattr("scenarios.run.code_hash", lambda: "0" * 16)
+    done = call(*SMALL, "--out", str(ran))
+    assert isinstance(done.exception, SelfsteerError)
+    assert "code was" in str(done.exception) and "give another --out" in str(done.exception)
+
+
+def test_a_slip_in_an_option_shows_before_a_model_loads(monkeypatch, tmp_path: Path) -> None:
+    def loads(*_):
+        raise AssertionError("the model was loaded first")
+
+    monkeypatch.setattr(setting, "open_engine", loads)
+    for slip in (["--framings", "reserch"], ["--temperature", "nan"], ["--seeds", "0"], ["--inspect-k", "0"]):
+        assert isinstance(call("run", "free-exploration", *slip, "--out", str(tmp_path)).exception, SelfsteerError)
+
+
+def test_labels_cannot_command_the_terminal(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("index,label\n3,sea \x1b[31mrobbers\x07 [bold]\n", encoding="utf-8")
+    shown = call("search", "sea robbers", "--labels", str(labels)).output
+    assert "robbers" in shown and "[bold]" in shown and "\x1b[31m" not in shown and "\x07" not in shown
 
 
 def test_help_teaches() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from scenarios import run as running
-from tests.scenarios.driving import answer, condition, do, engine
+from tests.scenarios.driving import answer, condition, do, engine, residuals
+from toolkit.engines.scripted import ScriptedEngine
 from toolkit.errors import BadInput, SelfsteerError, SteeringError
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +104,45 @@ def test_a_failed_request_fails_its_rollout_and_no_other(tmp_path: Path) -> None
     assert outcome.ended == {"finished": 4, "failed": 2} and outcome.failed == 2
     end = records(tmp_path)["rollouts/a/0001.jsonl"][-1]
     assert end["how"] == "failed" and "SteeringError" in end["error"] and end["rounds"] == 1
-    assert do(tmp_path).before == 6  # failed is failed; it is not quietly done again
+    again = do(tmp_path)
+    assert again.before == 6 and again.failed == 2  # failed is failed; it is not quietly done again, nor forgotten
+
+
+def test_a_measurement_that_fails_fails_its_rollout_and_no_other(tmp_path: Path) -> None:
+    def wrong_width(request, tokens):
+        *_, rollout, number, _ = request.sampling.stream
+        return residuals(request, tokens)[:, : 5 if (rollout, number) == (2, 3) else 8]
+
+    outcome = do(tmp_path, on=ScriptedEngine(answer, residuals=wrong_width))
+    assert outcome.ended == {"finished": 4, "failed": 2}
+    assert records(tmp_path)["rollouts/b/0002.jsonl"][-1]["rounds"] == 2
+
+
+def test_an_engine_that_loses_requests_is_found_out(tmp_path: Path) -> None:
+    on = engine()
+    on.poll = lambda: []  # type: ignore[method-assign]
+    with pytest.raises(SelfsteerError, match="lost 6 requests"):
+        do(tmp_path, on=on)
+
+
+def test_the_order_in_which_answers_come_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    class LastFirst(ScriptedEngine):
+        def poll(self):
+            self._waiting.reverse()
+            return super().poll()
+
+    do(tmp_path, on=LastFirst(answer, residuals=residuals))
+    assert records(tmp_path) == records(whole)
+
+
+def test_another_commit_of_the_same_code_goes_on(whole: Path, tmp_path: Path) -> None:
+    do_copy(whole, tmp_path / "x")
+    path = tmp_path / "x" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["commit"] = "another"
+    path.write_text(json.dumps(manifest))
+    (tmp_path / "x" / "rollouts" / "a" / "0001.jsonl").unlink()
+    assert do(tmp_path / "x").ended == {"finished": 1}
 
 
 def test_a_changed_engine_answer_is_found_out_on_resuming(whole: Path, tmp_path: Path) -> None:
@@ -122,6 +161,8 @@ def test_a_changed_engine_answer_is_found_out_on_resuming(whole: Path, tmp_path:
         ("hashes", "model", "must not be mixed"),
         ("options", "rounds", "other options"),
         ("engine", "device", "another engine"),
+        ("versions", "torch", "other libraries"),
+        ("hashes", "reader", "must not be mixed"),
     ],
 )
 def test_a_folder_of_another_run_is_refused(whole: Path, tmp_path: Path, part: str, key: str, match: str) -> None:
@@ -169,6 +210,20 @@ def test_a_full_disk_is_said_and_what_was_written_holds(tmp_path: Path, monkeypa
     do(tmp_path)
     do(calm)
     assert records(tmp_path) == records(calm)
+
+
+def test_a_disk_that_refuses_a_line_keeps_whole_ones(tmp_path: Path) -> None:
+    """A real refusal by the system, in the middle of a line: no file may grow beyond 9000 bytes."""
+    out = tmp_path / "full"
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
+        "from pathlib import Path; from tests.scenarios.driving import do; do(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, str(out)], cwd=ROOT, capture_output=True, text=True)
+    assert "make room and run the same command again" in done.stderr.splitlines()[-1], done.stderr
+    do(out)
+    do(tmp_path / "calm")
+    assert records(out) == records(tmp_path / "calm")
 
 
 def test_conditions_and_seeds_are_checked(tmp_path: Path) -> None:
