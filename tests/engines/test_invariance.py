@@ -14,9 +14,14 @@ from toolkit.engines.base import Completion, Generate, Sampling, run
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
 def threads(request):
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture()
+def fresh(tiny_llama: Path, threads: int):
+    """Makes engines without memory, in float32."""
+    return lambda **options: engine_of(tiny_llama, dtype="float32", threads=threads, **options)
 
 
 def requests(n: int) -> list[Generate]:
@@ -36,27 +41,25 @@ def same_bits(one: Completion, other: Completion) -> bool:
     return one.tokens == other.tokens and one.logprobs == other.logprobs and torch.equal(one.residuals, other.residuals)
 
 
-def test_batch_1_8_and_32_give_the_same_bits(tiny_llama: Path, threads: int) -> None:
+def test_batch_1_8_and_32_give_the_same_bits(fresh) -> None:
     asked = requests(32)
-    together = everything(engine_of(tiny_llama, dtype="float32"), asked)
-    eight = [
-        one for i in range(0, 32, 8) for one in everything(engine_of(tiny_llama, dtype="float32"), asked[i : i + 8])
-    ]
-    single = engine_of(tiny_llama, dtype="float32")
+    together = everything(fresh(), asked)
+    eight = [one for i in range(0, 32, 8) for one in everything(fresh(), asked[i : i + 8])]
+    single = fresh()
     assert all(same_bits(a, b) for a, b in zip(together, eight, strict=True))
     assert all(same_bits(a, run(single, r)) for a, r in zip(together, asked, strict=True))
 
 
 @pytest.mark.parametrize("options", [{"chunk": 5}, {"most_rows": 3}, {"keep_lanes": 1}, {"chunk": 1}])
-def test_chunks_and_kept_lanes_change_no_bit(tiny_llama: Path, threads: int, options) -> None:
+def test_chunks_and_kept_lanes_change_no_bit(fresh, options) -> None:
     asked = requests(8)
-    plain = everything(engine_of(tiny_llama, dtype="float32"), asked)
-    other = everything(engine_of(tiny_llama, dtype="float32", **options), asked)
+    plain = everything(fresh(), asked)
+    other = everything(fresh(**options), asked)
     assert all(same_bits(a, b) for a, b in zip(plain, other, strict=True))
 
 
-def test_kept_kv_and_kv_recomputed_from_the_transcript_have_the_same_bits(tiny_llama: Path, threads: int) -> None:
-    kept, rounds = engine_of(tiny_llama, dtype="float32"), []
+def test_kept_kv_and_kv_recomputed_from_the_transcript_have_the_same_bits(fresh) -> None:
+    kept, rounds = fresh(), []
     for s in range(4):
         context = random_context(s)
         for turn in range(3):
@@ -66,11 +69,11 @@ def test_kept_kv_and_kv_recomputed_from_the_transcript_have_the_same_bits(tiny_l
             context = context.append(rounds[-1][1].tokens, under, "generated").append([3, 7, 9])
     assert rounds[1][1].reused > 0
     for request, before in rounds:
-        assert same_bits(before, run(engine_of(tiny_llama, dtype="float32"), request))
+        assert same_bits(before, run(fresh(), request))
 
 
-def test_the_engine_says_whether_it_is_invariant(tiny_llama: Path, threads: int, monkeypatch) -> None:
-    assert engine_of(tiny_llama, dtype="float32").info.batch_invariant
+def test_the_engine_says_whether_it_is_invariant(fresh, monkeypatch) -> None:
+    assert fresh().info.batch_invariant
     monkeypatch.setattr("toolkit.engines.kv.KEY_MULTIPLE", 1)
     monkeypatch.setattr("toolkit.engines.local.max", min, raising=False)
-    assert not engine_of(tiny_llama, dtype="float32").info.batch_invariant
+    assert not fresh().info.batch_invariant

@@ -165,7 +165,7 @@ def test_chunks_rows_and_kept_lanes_change_nothing(tiny_llama: Path, engine, opt
         close(a.residuals, b.residuals)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=6))
 def test_cached_is_recomputed_whatever_was_asked_before(tiny_llama: Path, steps) -> None:
     """Rounds, forks and re-steerings on one engine; each answer equals that of an engine without memory."""

@@ -19,12 +19,15 @@ from toolkit.engines.base import Failure, Generate, ModelInfo, Request, Result
 from toolkit.engines.jobs import Job
 from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
 
+SMALL = 50_000_000  # parameters under which a second thread costs more than it brings
+
 
 class LocalEngine:
     """Runs a model over contexts with steering by token; see toolkit/engines/base.py for the contract.
 
     model: a hub name or a folder. most_rows: requests computed together. chunk: new tokens a step, so that a long
     prompt does not stall the rest. keep_lanes: contexts whose KV is kept between rounds, least recently used go first.
+    threads: of torch, in the whole process, on a CPU; default: one for a small model, which more only slow down.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class LocalEngine:
         most_rows: int = 64,
         chunk: int = 1024,
         keep_lanes: int = 256,
+        threads: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         self.device = loading.pick_device(device)
@@ -43,6 +47,9 @@ class LocalEngine:
             raise BadInput(f"dtype {dtype!r} is unknown; use one of {', '.join(loading.DTYPES)}")
         kind = loading.DTYPES[dtype or ("float32" if self.device.type == "cpu" else "bfloat16")]
         self.model, self.tokenizer = loading.load(model, self.device, kind, trust_remote_code)
+        if self.device.type == "cpu":
+            small = sum(p.numel() for p in self.model.parameters()) < SMALL
+            torch.set_num_threads(threads or (1 if small else torch.get_num_threads()))
         self.most_rows, self.chunk, self.keep_lanes = most_rows, chunk, keep_lanes
         config = loading.text_config(self.model)
         self.info = ModelInfo(
