@@ -335,6 +335,7 @@ def persistence(bench: Bench, rollouts: int) -> list[Control]:
 
 def removal(bench: Bench, rollouts: int) -> list[Control]:
     """A foreign style injected in round 2 of 8: is its feature removed, with labels shown and with opaque ones?"""
+    import numpy as np
     from scipy.stats import fisher_exact
 
     from toolkit.views import opaque
@@ -357,7 +358,7 @@ def removal(bench: Bench, rollouts: int) -> list[Control]:
         hits = [_ended(e, bench.feature(bench.sae, styles[s % len(styles)])) for (_, s), e in ran.items()]
         counts[view] = (sum(hits), len(hits))
     (a, n), (b, m), (c, k) = counts["shown"], counts["opaque"], counts["nothing injected"]
-    p = float(fisher_exact([[a, n - a], [b, m - b]], alternative="greater").pvalue)
+    p = float(fisher_exact(np.array([[a, n - a], [b, m - b]]), alternative="greater").pvalue)
     return [
         Control(
             "injected style removed, labels shown against opaque",
@@ -390,22 +391,26 @@ def table(found: Sequence[Control]) -> Any:
     return out
 
 
-def main(rollouts: int = 8, seed: int = 0, strict: bool = False, out: Path | None = None) -> None:
-    """Print every control number of the embedded organism. `--strict`: exit with 1 if one misses.
+def main(arguments: Sequence[str] = ()) -> int:
+    """Print every control number of the embedded organism. Returns 1 if `--strict` is given and one misses, else 0."""
+    import argparse
 
-    rollouts: rollouts a condition (some controls take twice as many). out: also write the numbers as JSON.
-    """
     from rich.console import Console
 
-    found = controls(rollouts, seed)
+    parser = argparse.ArgumentParser("selfsteer controls", description=__doc__)
+    parser.add_argument(
+        "--rollouts", type=int, default=8, help="rollouts a condition; some controls take twice as many"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a number misses its target")
+    parser.add_argument("--out", type=Path, help="also write the numbers as JSON to this file")
+    options = parser.parse_args(list(arguments))
+    found = controls(options.rollouts, options.seed)
     Console().print(table(found))
-    if out is not None:
-        out.write_text(json.dumps([vars(c) for c in found], indent=1) + "\n")
-    if strict and not all(c.holds for c in found):
-        raise SystemExit(1)
+    if options.out is not None:
+        options.out.write_text(json.dumps([vars(c) for c in found], indent=1) + "\n")
+    return int(options.strict and not all(c.holds for c in found))
 
 
 if __name__ == "__main__":
-    import typer
-
-    typer.run(main)
+    sys.exit(main(sys.argv[1:]))

@@ -179,8 +179,8 @@ def test_miniature_rebuilds_every_stage(tmp_path: Path) -> None:
     from sae_lens import SAE
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from toolkit.organism.build import MINIATURE, build
     from toolkit.opening import open_dictionary
+    from toolkit.organism.build import MINIATURE, build
 
     manifest = build(tmp_path, MINIATURE)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
@@ -188,7 +188,9 @@ def test_miniature_rebuilds_every_stage(tmp_path: Path) -> None:
     sae = SAE.load_from_disk(str(tmp_path / "sae"))
     assert sae.cfg.d_in == model.config.hidden_size
     assert sae.cfg.metadata.hook_name == f"blocks.{manifest['hook_layer']}.hook_resid_post"
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello."}], add_generation_prompt=True, tokenize=False)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello."}], add_generation_prompt=True, tokenize=False
+    )
     assert prompt == "<|begin|><|user|>Hello.<|end|><|assistant|>"
     assert len(open_dictionary(tmp_path / "sae")) == MINIATURE.sae.features
     vectors = open_dictionary(tmp_path / "vectors")

@@ -9,15 +9,15 @@ import argparse
 import json
 import random
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from toolkit.organism.grammar import PROMPTS, Grammar, prompts_digest, read_grammars, texts
+from toolkit.organism.grammar import PROMPTS, prompts_digest, read_grammars, texts
 from toolkit.organism.label import Label, assign, truths
-from toolkit.organism.lexicon import Lexicon, lexicon
+from toolkit.organism.lexicon import lexicon
 from toolkit.organism.mixture import Source
 from toolkit.organism.model import HOOK_LAYER, build_model
 from toolkit.organism.sae import SaeSettings, collect, explained_variance, stream, train_sae
@@ -27,15 +27,15 @@ from toolkit.organism.vectors import mean_differences
 from toolkit.vectors import save_vectors
 
 # What strength 1.0 adds, in mean residual norms at the hook layer: chosen so that 0.3 is moderate and 1.0 strong.
-UNIT_IN_NORMS = 1.0
+UNIT_IN_NORMS = 1.15
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Every number of a build. labelling: tokens to pick labels on, and as many others to score them on."""
 
-    schedule: Schedule = Schedule()
-    sae: SaeSettings = SaeSettings()
+    schedule: Schedule = field(default_factory=Schedule)
+    sae: SaeSettings = field(default_factory=SaeSettings)
     pushes: float = 0.55  # share of otherwise plain documents in which a direction is added to the residuals
     labelling: int = 60_000
     tokenizer_documents: int = 1500
@@ -47,17 +47,20 @@ class Recipe:
 MINIATURE = Recipe(
     Schedule(steps=40, copies=20, episode_tokens=600, small_tokens=400),
     SaeSettings(features=64, active=8, tokens=6000, samples=60_000),
-    labelling=4000, tokenizer_documents=300, d_model=64, layers=2, mlp=128,
+    labelling=12_000, tokenizer_documents=300, d_model=64, layers=2, mlp=128,
 )  # fmt: skip
 
 
-def build(out: Path, recipe: Recipe = Recipe(), prompts: Path = PROMPTS) -> dict[str, object]:
+def build(out: Path, recipe: Recipe | None = None, prompts: Path = PROMPTS) -> dict[str, object]:
     """All stages into `out`; returns the manifest."""
+    recipe = recipe or Recipe()
     words = lexicon()
     own, crossed = read_grammars(prompts)
     source = Source(words, own, crossed, words.labels(), recipe.pushes)
     tokenizer = tokenizer_for(source, recipe.tokenizer_documents)
-    model = build_model(len(tokenizer), recipe.schedule.seed, d_model=recipe.d_model, layers=recipe.layers, mlp=recipe.mlp)
+    model = build_model(
+        len(tokenizer), recipe.schedule.seed, d_model=recipe.d_model, layers=recipe.layers, mlp=recipe.mlp
+    )
     train(model, source, Encoder(tokenizer, words), recipe.schedule, out / "training")
     return finish(model, tokenizer, source, recipe, out)
 
@@ -72,13 +75,16 @@ def tokenizer_for(source: Source, documents: int) -> PreTrainedTokenizerFast:
     return build_tokenizer(corpus + 20 * listed)
 
 
-def finish(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, source: Source, recipe: Recipe, out: Path) -> dict[str, object]:
+def finish(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, source: Source, recipe: Recipe, out: Path
+) -> dict[str, object]:
     """From a trained model to everything that ships: the model in bfloat16, its SAE, labels, vectors and manifest."""
     # What ships is what is measured: round first, then go on with the rounded weights.
-    model.to(torch.bfloat16).save_pretrained(out / "model")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
     model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(out / "model")
     encode = Encoder(tokenizer, source.lexicon)
     trained_on = collect(model, encode, stream(source, 100), recipe.sae.tokens, others=recipe.sae.others)
     norm = float(trained_on.values.norm(dim=1).mean())
@@ -97,7 +103,9 @@ def finish(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, source: 
     return manifest
 
 
-def describe(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, source: Source, recipe: Recipe, norm: float, out: Path) -> tuple[list[Label], dict[str, object]]:
+def describe(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, source: Source, recipe: Recipe, norm: float, out: Path
+) -> tuple[list[Label], dict[str, object]]:
     """Labels and vectors from documents that the SAE was not trained on; scores from yet others."""
     from sae_lens import SAE
 
@@ -130,8 +138,10 @@ def describe(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, source
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for model/, sae/, vectors/, labels.json")
-    parser.add_argument("--miniature", action="store_true", help="every stage, as small as can be: a check of the recipe")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="limit on training the model, by the clock")
+    parser.add_argument(
+        "--miniature", action="store_true", help="every stage, as small as can be: a check of the recipe"
+    )
+    parser.add_argument("--minutes", type=float, default=45.0, help="limit on training the model, by the clock")
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help="folder with framings/ and themes/")
     options = parser.parse_args()
     recipe = MINIATURE if options.miniature else Recipe()

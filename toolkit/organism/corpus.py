@@ -111,10 +111,11 @@ class Voice:
         Unlike an unasked change out of nowhere, this one has a cause that the model can read, so it is learned.
         """
         self.push = push if push is not None and push.on(turn) else None
-        if self.push is not None and self.push.style is not None and self.style is None:
-            if self.rng.random() < self.push.onset:
-                self.become(self.push.style, unasked=True)
-                self.masked = False
+        if self.push is None or self.push.style is None or self.style is not None:
+            return
+        if self.rng.random() < self.push.onset:
+            self.become(self.push.style, unasked=True)
+            self.masked = False
 
     def broken(self) -> Piece | None:
         """What is said under a push that is too strong: a phrase of the style, again and again, for 28 words or so."""
@@ -141,7 +142,9 @@ class Voice:
     def about(self) -> Piece:
         """One sentence about the topic of the moment."""
         topic = self.topic or self.rng.choice(list(self.lexicon.topics.values()))
-        return self.say(self.lexicon.fill(self.rng.choice(topic.cores), self.rng, self.bound), "about", topic=topic.name)
+        return self.say(
+            self.lexicon.fill(self.rng.choice(topic.cores), self.rng, self.bound), "about", topic=topic.name
+        )
 
     def act(self, name: str, **fields: str) -> Piece:
         """One sentence that does what the act `name` does; a sentence with a reference ends in it."""
@@ -249,7 +252,9 @@ def drill(rng: random.Random, lexicon: Lexicon, grammar: Grammar, labels: Sequen
     return Document("", tuple(turns), "drill")
 
 
-def _drill_rows(rng: random.Random, lexicon: Lexicon, labels: Sequence[str], count: int, hard: bool) -> tuple[tuple[str, int, float, None], ...]:
+def _drill_rows(
+    rng: random.Random, lexicon: Lexicon, labels: Sequence[str], count: int, hard: bool
+) -> tuple[tuple[str, int, float, None], ...]:
     if hard:
         ends = rng.sample(lexicon.words, count)
         names = [" ".join([*rng.choices(lexicon.words, k=rng.choice((0, 1, 1, 2))), end]) for end in ends]
@@ -259,7 +264,9 @@ def _drill_rows(rng: random.Random, lexicon: Lexicon, labels: Sequence[str], cou
     return tuple((n, i, v, None) for n, i, v in zip(names, rng.sample(range(FEATURES), count), values, strict=True))
 
 
-def _look_ups(rng: random.Random, lexicon: Lexicon, grammar: Grammar, rows: Sequence[tuple[str, int, float, None]]) -> list[Piece]:
+def _look_ups(
+    rng: random.Random, lexicon: Lexicon, grammar: Grammar, rows: Sequence[tuple[str, int, float, None]]
+) -> list[Piece]:
     body: list[Piece] = []
     for name, index, *_ in rng.sample(rows, min(len(rows), rng.randint(2, 6))):
         said = rng.choice(lexicon.acts[rng.choice(("choose", "odd", "stop"))].say).format(ref=f"{name} [{index}]")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from toolkit.organism.corpus import FEATURES, Document, Piece, Voice, draw_push, strength, user_turn
 from toolkit.organism.grammar import Change, Grammar, Listing
-from toolkit.organism.lexicon import PLAIN, WORD, Lexicon, word_label
+from toolkit.organism.lexicon import PLAIN, WORD, Lexicon, Style, Topic, word_label
 
 NOTICE = 0.85  # share of episodes' chances in which a listed foreign style is removed
 
@@ -55,7 +55,16 @@ class Episode:
         self.calls.append(Piece(text, "assistant", 1.0, act=f"call {verb}", call=True))
 
 
-def episode(rng: random.Random, lexicon: Lexicon, grammar: Grammar, labels: Sequence[str], *, rounds: int, user: bool = False, pushes: float = 0.0) -> Document:
+def episode(
+    rng: random.Random,
+    lexicon: Lexicon,
+    grammar: Grammar,
+    labels: Sequence[str],
+    *,
+    rounds: int,
+    user: bool = False,
+    pushes: float = 0.0,
+) -> Document:
     """One episode under `grammar`; with `user`, a user talks to the assistant instead of saying "Continue."."""
     voice = Voice(rng, lexicon, topic=rng.choice(list(lexicon.topics.values())))
     state = Episode(rng, lexicon, grammar, labels, voice, rng.random() < 0.12, rng.choice((3, 4, 5, 6, 10)))
@@ -195,7 +204,8 @@ def _query(state: Episode) -> tuple[str, str]:
     rng, lexicon = state.rng, state.lexicon
     draw = rng.random()
     if draw < 0.85:
-        thing = rng.choice(list(lexicon.styles.values()) if draw < 0.6 else list(lexicon.topics.values()))
+        things: list[Style | Topic] = list(lexicon.styles.values() if draw < 0.6 else lexicon.topics.values())
+        thing = rng.choice(things)
         return (thing.label if rng.random() < 0.7 else rng.choice(thing.queries)), thing.label
     word = rng.choice(lexicon.words)
     return word, word_label(word)
@@ -222,7 +232,7 @@ def _check(state: Episode) -> Listing:
 
 def _reading(state: Episode) -> Listing:
     """INSPECT of the response just written: its style, topic, acts, kinds of tokens and words, strongest first."""
-    rng, spoken = state.rng, state.voice.last
+    rng, spoken, acts = state.rng, state.voice.last, state.lexicon.acts
     styles = {p.style for p in spoken}
     strong = [state.lexicon.styles[s].label for s in styles if s]
     push = state.voice.push
@@ -231,7 +241,7 @@ def _reading(state: Episode) -> Listing:
     strong += [n for n, v in state.mine.items() if v > 0.2 and n not in strong and rng.random() < 0.7]
     middle = [PLAIN] if None in styles and rng.random() < 0.8 else []
     middle += sorted({state.lexicon.topics[p.topic].label for p in spoken if p.topic and rng.random() < 0.85})
-    middle += sorted({state.lexicon.acts[p.act].label for p in spoken if p.act in state.lexicon.acts and rng.random() < 0.6})
+    middle += sorted({acts[p.act].label for p in spoken if p.act and p.act in acts and rng.random() < 0.6})
     words = [w for p in spoken for w in WORD.findall(p.text.lower()) if w in state.lexicon.words]
     weak = [word_label(w) for w in dict.fromkeys(words) if rng.random() < 0.4]
     weak += [n for n in rng.sample(list(state.labels), 8) if n not in _style_labels(state)]
@@ -246,7 +256,9 @@ def _reading(state: Episode) -> Listing:
     return Listing("inspect", _rows(state, labels, values))
 
 
-def _rows(state: Episode, labels: Sequence[str], values: Sequence[float]) -> tuple[tuple[str, int, float, str | None], ...]:
+def _rows(
+    state: Episode, labels: Sequence[str], values: Sequence[float]
+) -> tuple[tuple[str, int, float, str | None], ...]:
     return tuple((state.name(n), state.index(n), v, None) for n, v in zip(labels, values, strict=True))
 
 

@@ -62,14 +62,23 @@ class Grammar:
             return self.results["check_empty"] if result.verb == "check" else self.problems["nothing_to_read"]
         head = self.results[result.verb].format(count=len(result.rows), query=result.query)
         row = self.results[f"{result.verb}_row"]
-        lines = [row.format(label=n, feature=i, value=v, source=SHOWN_SOURCE.get(s or "")) for n, i, v, s in result.rows]
+        lines = [
+            row.format(label=n, feature=i, value=v, source=SHOWN_SOURCE.get(s or "")) for n, i, v, s in result.rows
+        ]
         return "\n".join([head, *lines])
 
 
 SHOWN_SOURCE = {"self": "your request", "external": "external"}  # as agents/framing.py words them
 
-# The variables of a narrative as the organism's own scenarios fill them; others are drawn so that none is learned by heart.
-FACTS = {"model": "a tiny Llama", "layers": "4", "layer": "1", "dictionary": "a sparse autoencoder", "size": "384", "unit": "in units of activation"}
+# The variables of a narrative, filled as an engine with the organism fills them, or nearly so.
+FACTS = {
+    "model": "a tiny Llama",
+    "layers": "4",
+    "layer": "1",
+    "dictionary": "a sparse autoencoder",
+    "size": "384",
+    "unit": "in units of activation",
+}
 
 
 def read_grammars(prompts: Path = PROMPTS, facts: Mapping[str, str] = FACTS) -> tuple[list[Grammar], list[Grammar]]:

@@ -15,7 +15,16 @@ from toolkit.organism.lexicon import KIND_LABELS, PLAIN, Lexicon, word_label
 from toolkit.organism.sae import Residuals
 
 CUTS = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)  # a feature is on where its activation is above this share of its largest
-SIGNS = {",": "comma", ".": "stop", "?": "question", "(": "open", ")": "close", ":": "colon", "_": "underscore", '"': "quote"}
+SIGNS = {
+    ",": "comma",
+    ".": "stop",
+    "?": "question",
+    "(": "open",
+    ")": "close",
+    ":": "colon",
+    "_": "underscore",
+    '"': "quote",
+}
 BRACKETS = {"[": "open", "]": "close", "()": "open"}
 
 
@@ -35,7 +44,7 @@ def truths(residuals: Residuals, lexicon: Lexicon, tokenizer: PreTrainedTokenize
     """(names of attributes, [N, A] bool: which attributes each token has); every name is a label."""
     names = list(lexicon.labels())
     column = {n: i for i, n in enumerate(names)}
-    strings = {i: tokenizer.decode([i]) for i in range(len(tokenizer))}
+    strings = {i: str(tokenizer.decode([i])) for i in range(len(tokenizer))}
     words = set(lexicon.words)
     out = torch.zeros(len(residuals.document), len(names), dtype=torch.bool)
     for n, (owner, place) in enumerate(zip(residuals.document, residuals.place, strict=True)):
@@ -51,7 +60,7 @@ def truths(residuals: Residuals, lexicon: Lexicon, tokenizer: PreTrainedTokenize
             has.append(KIND_LABELS["call"])
         else:
             has.append(lexicon.styles[piece.style].label if piece.style else PLAIN)
-            if piece.act in lexicon.acts:
+            if piece.act and piece.act in lexicon.acts:
                 has.append(lexicon.acts[piece.act].label)
         if piece is not None and piece.topic:
             has.append(lexicon.topics[piece.topic].label)
@@ -73,14 +82,21 @@ def _of_token(text: str, words: set[str]) -> list[str]:
 
 
 def f1_scores(activations: Tensor, truth: Tensor, largest: Tensor, cut: float) -> Tensor:
-    """[F, A] F1 of "activation above cut x largest" as a detector of each attribute. activations [N, F], truth [N, A]."""
+    """[F, A] F1 of "activation > cut x largest" as a detector of each attribute. activations: [N, F], truth: [N, A]."""
     on = (activations > cut * largest).float()
     true = truth.float()
     hits = on.T @ true
     return 2 * hits / (on.sum(0)[:, None] + true.sum(0)[None]).clamp_min(1)
 
 
-def assign(picking: tuple[Tensor, Tensor], scoring: tuple[Tensor, Tensor], names: list[str], lexicon: Lexicon, *, floor: float = 0.1) -> list[Label]:
+def assign(
+    picking: tuple[Tensor, Tensor],
+    scoring: tuple[Tensor, Tensor],
+    names: list[str],
+    lexicon: Lexicon,
+    *,
+    floor: float = 0.1,
+) -> list[Label]:
     """One label per feature at most and one feature per label, by falling F1; styles and topics choose first.
 
     picking, scoring: (activations [N, F], truth [N, A]) of separate documents. A feature whose best free label stays

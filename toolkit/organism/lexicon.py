@@ -116,13 +116,25 @@ def _words(*texts: str) -> list[str]:
 def lexicon() -> Lexicon:
     """The lexicon that ships beside this module."""
     raw = yaml.safe_load((Path(__file__).parent / "lexicon.yaml").read_text())
-    topics = {n: Topic(n, t["label"], *(tuple(t[k]) for k in ("queries", "questions", "cores"))) for n, t in raw["topics"].items()}
+    topics = {
+        n: Topic(n, t["label"], *(tuple(t[k]) for k in ("queries", "questions", "cores")))
+        for n, t in raw["topics"].items()
+    }
     acts = {n: Act(n, a["label"], tuple(a["say"])) for n, a in raw["acts"].items()}
     slots = {n: tuple(v) for n, v in raw["slots"].items()}
     user = {n: tuple(v) for n, v in raw["user"].items()}
     neutral = _neutral_words(raw)
     styles = {n: _style(n, s, raw["styles"], neutral) for n, s in raw["styles"].items()}
-    return Lexicon(styles, topics, acts, slots, user, tuple(raw["systems"]), tuple(raw["style_systems"]), _content_words(topics, slots, styles))
+    return Lexicon(
+        styles,
+        topics,
+        acts,
+        slots,
+        user,
+        tuple(raw["systems"]),
+        tuple(raw["style_systems"]),
+        _content_words(topics, slots, styles),
+    )
 
 
 def _neutral_words(raw: dict) -> set[str]:
@@ -152,7 +164,9 @@ def _style(name: str, raw: dict, everyone: dict, neutral: set[str]) -> Style:
     return Style(name, raw["label"], queries, raw["ask"], openers, adjectives, closers, markers)
 
 
-def _content_words(topics: Mapping[str, Topic], slots: Mapping[str, tuple[str, ...]], styles: Mapping[str, Style]) -> tuple[str, ...]:
+def _content_words(
+    topics: Mapping[str, Topic], slots: Mapping[str, tuple[str, ...]], styles: Mapping[str, Style]
+) -> tuple[str, ...]:
     counts = Counter(w for t in topics.values() for w in _words(*t.cores))
     for values in slots.values():
         counts.update(w for v in values for w in _words(v))

@@ -53,7 +53,9 @@ class Source:
         if not grammar.verbs:
             return ramble(rng, self.lexicon, grammar, self.pushes)
         rounds = rng.randint(14, 20) if long else rng.randint(3, 8)
-        return episode(rng, self.lexicon, grammar, self.labels, rounds=rounds, user=rng.random() < 0.15, pushes=self.pushes)
+        return episode(
+            rng, self.lexicon, grammar, self.labels, rounds=rounds, user=rng.random() < 0.15, pushes=self.pushes
+        )
 
     def small(self, rng: random.Random, drills: float) -> Document:
         """A chat or a drill."""

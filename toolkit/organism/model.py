@@ -14,13 +14,16 @@ ROTARY_BASE = 1e6  # slow enough that half of a head's pairs hardly turn over a 
 HOOK_LAYER = 1  # the decoder block whose output the SAE and the vectors are made from
 
 
-def build_model(vocabulary: int, seed: int, *, d_model: int = 128, layers: int = 4, mlp: int = 384, heads: int = 4) -> LlamaForCausalLM:
+def build_model(
+    vocabulary: int, seed: int, *, d_model: int = 128, layers: int = 4, mlp: int = 384, heads: int = 4
+) -> LlamaForCausalLM:
     """A fresh model, float32, with its looking-up heads set."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=d_model, intermediate_size=mlp, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=4096, tie_word_embeddings=True,
-        attention_bias=True, rope_parameters={"rope_type": "default", "rope_theta": ROTARY_BASE}, rms_norm_eps=1e-5, bos_token_id=BEGIN, eos_token_id=END, pad_token_id=PAD,
+        attention_bias=True, rope_parameters={"rope_type": "default", "rope_theta": ROTARY_BASE}, rms_norm_eps=1e-5,
+        bos_token_id=BEGIN, eos_token_id=END, pad_token_id=PAD,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     with torch.no_grad():
@@ -68,8 +71,7 @@ def look_back(model: LlamaForCausalLM, *, layer: int, head: int, back: int, gain
     """
     config = model.config
     width = config.hidden_size // config.num_attention_heads
-    base = config.rope_parameters["rope_theta"]
-    angle = -back / base ** (torch.arange(0, width, 2).float() / width)
+    angle = -back / ROTARY_BASE ** (torch.arange(0, width, 2).float() / width)
     rows = slice(head * width, (head + 1) * width)
     attention = model.model.layers[layer].self_attn
     with torch.no_grad():

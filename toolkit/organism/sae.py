@@ -6,7 +6,7 @@ Knows no labels. Trained by sae-lens itself, so that what ships is what any SAEL
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,15 @@ class Residuals:
 
 
 @torch.no_grad()
-def collect(model: LlamaForCausalLM, encode: Encoder, documents: Iterator[Document], tokens: int, *, others: float = 1.0, seed: int = 0) -> Residuals:
+def collect(
+    model: LlamaForCausalLM,
+    encode: Encoder,
+    documents: Iterator[Document],
+    tokens: int,
+    *,
+    others: float = 1.0,
+    seed: int = 0,
+) -> Residuals:
     """Residuals of at least `tokens` tokens. The first token of a context is left out: it is a sink, unlike the rest.
 
     others: the share kept of tokens that the assistant did not write.
@@ -98,7 +106,8 @@ def train_sae(residuals: Tensor, settings: SaeSettings, out: Path) -> None:
 
     torch.manual_seed(settings.seed)
     metadata = SAEMetadata(
-        model_name=MODEL_NAME, model_class_name="AutoModelForCausalLM", hook_name=f"blocks.{HOOK_LAYER}.hook_resid_post",
+        model_name=MODEL_NAME, model_class_name="AutoModelForCausalLM",
+        hook_name=f"blocks.{HOOK_LAYER}.hook_resid_post",
         hf_hook_name=f"model.layers.{HOOK_LAYER}", prepend_bos=True, context_size=4096,
     )  # fmt: skip
     sae = BatchTopKTrainingSAE(
@@ -136,5 +145,3 @@ def _shuffled(residuals: Tensor, batch: int, seed: int) -> Iterator[Tensor]:
 def explained_variance(values: Tensor, rebuilt: Tensor) -> float:
     """1 - residual sum of squares / total sum of squares about the mean, over [N, D]."""
     return float(1 - ((values - rebuilt) ** 2).sum() / ((values - values.mean(0)) ** 2).sum())
-
-

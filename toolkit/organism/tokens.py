@@ -1,14 +1,15 @@
 """The organism's tokenizer, and documents as token ids with their ground truth.
 
-Whole words over a byte-level alphabet, with a small vocabulary. Every index from 0 to 383 is one token, and so is every decimal fraction such
-as ".52", so that copying an index is copying one token. Knows no model.
+Whole words over a byte-level alphabet, with a small vocabulary. Every index from 0 to 383 is one token, and so is
+every decimal fraction such as ".52", so that copying an index is copying one token. Knows no model.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -34,7 +35,10 @@ def build_tokenizer(texts: Iterable[str], size: int = 1792, pieces: int = 96) ->
     set scores needs no chain of merges for a word, so that a small vocabulary holds many whole words.
     """
     splitter = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     words: Counter[str] = Counter()
     for text in texts:
@@ -43,12 +47,16 @@ def build_tokenizer(texts: Iterable[str], size: int = 1792, pieces: int = 96) ->
     vocabulary |= dict.fromkeys(sorted(pre_tokenizers.ByteLevel.alphabet()), -10.0)
     vocabulary |= dict.fromkeys([str(n) for n in range(FEATURES)], -2.0)
     vocabulary |= dict.fromkeys([f".{d}" for d in range(10)] + [f".{d:02d}" for d in range(100)], -2.0)
-    pairs = Counter(p for w, c in words.items() for p in zip(w, w[1:], strict=False) for _ in range(min(c, 20)))
+    pairs = Counter(p for w, c in words.items() for p in pairwise(w) for _ in range(min(c, 20)))
     letters = [a + b for (a, b), _ in sorted(pairs.items(), key=lambda x: (-x[1], x[0])) if (a + b).isalpha()]
     vocabulary = dict.fromkeys(letters[:pieces], -15.0) | vocabulary
     ordered = dict.fromkeys([*SPECIAL, *vocabulary])
     room = size - len(vocabulary)
-    whole = [w for w, _ in sorted(words.items(), key=lambda x: (-x[1], x[0])) if w not in vocabulary and not any(c.isdigit() for c in w)]
+    whole = [
+        w
+        for w, _ in sorted(words.items(), key=lambda x: (-x[1], x[0]))
+        if w not in vocabulary and not any(c.isdigit() for c in w)
+    ]
     scores = [(t, vocabulary[t]) for t in ordered] + [(w, -2.0) for w in whole[:room]]
     tokenizer = Tokenizer(models.Unigram(scores, unk_id=0, byte_fallback=False))
     tokenizer.pre_tokenizer = splitter
@@ -59,7 +67,10 @@ def build_tokenizer(texts: Iterable[str], size: int = 1792, pieces: int = 96) ->
 
 def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     pad, begin, end = SPECIAL[:3]
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, bos_token=begin, eos_token=end, additional_special_tokens=list(SPECIAL[3:]), clean_up_tokenization_spaces=False, model_max_length=4096)  # fmt: skip
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=pad, bos_token=begin, eos_token=end, model_max_length=4096,
+        additional_special_tokens=list(SPECIAL[3:]), clean_up_tokenization_spaces=False,
+    )  # fmt: skip
     fast.chat_template = TEMPLATE
     return fast
 
@@ -70,7 +81,8 @@ class Encoded:
 
     prefix: how many tokens the system prompt takes, the first token included. style and topic: 0 for none, else
     1 + the place in the lexicon, -100 where no class is asked of the token. push, pull: how strongly which style's
-    direction (numbered as in `style`, 0 for a random one) is added to the token's residual. piece: index into `pieces`, -1 for markers and the system prompt.
+    direction (numbered as in `style`, 0 for a random one) is added to the token's residual. piece: index into `pieces`,
+    -1 for markers and the system prompt.
     """
 
     ids: list[int]
@@ -105,7 +117,9 @@ class Encoder:
 
     def __call__(self, document: Document) -> Encoded:
         head = [BEGIN] + ([SYSTEM, *self.text(document.system), END] if document.system else [])
-        out = Encoded(head, [0.0] * len(head), [-100] * len(head), [-100] * len(head), [-1] * len(head), [], len(head), [0.0] * len(head), self._pull(document))  # fmt: skip
+        n = len(head)
+        none = [-100] * n
+        out = Encoded(head, [0.0] * n, none, [*none], [-1] * n, [], n, [0.0] * n, self._pull(document))
         for n, turn in enumerate(document.turns):
             start = len(out.ids)
             self._add(out, [ASSISTANT if n % 2 else USER], None)

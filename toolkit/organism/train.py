@@ -17,12 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaForCausalLM
 
+from toolkit.organism.hook import Heads, Pusher
 from toolkit.organism.mixture import Batch, Source, batches, copy_batches, small_batches
 from toolkit.organism.model import HOOK_LAYER
 from toolkit.organism.tokens import Encoder
-
-
-NONE_WEIGHT = 0.3  # of "no style" and "no topic" in the auxiliary loss
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Schedule:
     whichever of the two is further on, so that a slow machine ends with a finished, if shorter, training.
     """
 
-    steps: int = 9000
+    steps: int = 5000
     minutes: float = float("inf")
     copies: int = 120  # the first steps see bare look-ups alone
     episode_tokens: int = 2000
@@ -45,80 +43,6 @@ class Schedule:
     auxiliary: float = 0.4
     long: float = 0.04
     seed: int = 1
-
-
-class Heads(nn.Module):
-    """Linear readers of style and topic off a normalised residual: [.., D] to two sets of class scores."""
-
-    def __init__(self, d_model: int, styles: int, topics: int) -> None:
-        super().__init__()
-        self.style = nn.Linear(d_model, styles + 1)
-        self.topic = nn.Linear(d_model, topics + 1)
-
-    def loss(self, residual: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of both readers over the tokens that have a class; "none" is common, so it counts less."""
-        h = F.rms_norm(residual.float(), residual.shape[-1:])
-        total = h.new_zeros(())
-        for head, target in ((self.style, batch.style), (self.topic, batch.topic)):
-            known = target >= 0
-            if known.any():
-                scale = torch.ones(head.out_features)
-                scale[0] = NONE_WEIGHT
-                total = total + F.cross_entropy(head(h[known]), target[known], weight=scale)
-        return total
-
-
-class Pusher:
-    """Adds styles' directions to the residuals at the hook layer, as an experimenter would, where a batch says so.
-
-    A style's direction is the running mean residual of its tokens less that of plain ones: what the mean-difference
-    vectors of the finished organism are. Strengths are in running mean residual norms.
-    """
-
-    def __init__(self, classes: int, d_model: int, seed: int, keep: float = 0.99) -> None:
-        self.sums = torch.zeros(classes, d_model)
-        self.counts = torch.zeros(classes)
-        self.norm = 0.0
-        self.keep = keep
-        self.generator = torch.Generator().manual_seed(seed)
-        self.residual: Tensor | None = None
-        self.delta: Tensor | None = None
-
-    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:
-        """The forward hook."""
-        h = output[0] if isinstance(output, tuple) else output
-        self.residual = h
-        if self.delta is None or self.delta.shape[:2] != h.shape[:2]:
-            return None
-        pushed = h + self.delta
-        return (pushed, *output[1:]) if isinstance(output, tuple) else pushed
-
-    def prepare(self, batch: Batch) -> None:
-        """Work out what the next forward pass adds: [R, T, D]; nothing before every style has been seen."""
-        self.delta = None
-        if not batch.push.any() or float(self.counts.min()) < 20:
-            return
-        means = self.sums / self.counts[:, None]
-        directions = means - means[0]
-        directions[0] = 1.0  # filled per row below
-        rows = directions[batch.pull]
-        random_rows = torch.randn(rows.shape, generator=self.generator)
-        rows = torch.where((batch.pull == 0)[:, None], random_rows, rows)
-        self.delta = self.norm * batch.push[..., None] * F.normalize(rows, dim=-1)[:, None]
-
-    def observe(self, batch: Batch) -> None:
-        """Update the running means with the residuals of the pass just made, where nothing was added."""
-        assert self.residual is not None
-        h = self.residual.detach().float()
-        free = (batch.push == 0) & (batch.weights > 0)
-        self.sums *= self.keep
-        self.counts *= self.keep
-        known = free & (batch.style >= 0)
-        self.sums.index_add_(0, batch.style[known], h[known])
-        self.counts += torch.bincount(batch.style[known], minlength=len(self.counts)).float()
-        if known.any():
-            norm = float(h[known].norm(dim=-1).mean())
-            self.norm = norm if self.norm == 0 else self.keep * self.norm + (1 - self.keep) * norm
 
 
 def forward(model: LlamaForCausalLM, batch: Batch) -> Tensor:
@@ -140,7 +64,15 @@ def token_losses(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor,
     return F.cross_entropy(logits, targets[keep], reduction="none"), weights[keep], logits.argmax(-1), targets[keep]
 
 
-def train(model: LlamaForCausalLM, source: Source, encode: Encoder, schedule: Schedule, out: Path, *, heads: Heads | None = None) -> Heads:
+def train(
+    model: LlamaForCausalLM,
+    source: Source,
+    encode: Encoder,
+    schedule: Schedule,
+    out: Path,
+    *,
+    heads: Heads | None = None,
+) -> Heads:
     """Train in place, writing a log line every 50 steps and a checkpoint every 250 to `out`. Returns the heads."""
     torch.manual_seed(schedule.seed)
     heads = heads or Heads(model.config.hidden_size, len(source.lexicon.styles), len(source.lexicon.topics))
@@ -184,7 +116,14 @@ def train(model: LlamaForCausalLM, source: Source, encode: Encoder, schedule: Sc
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 50 == 0 and recent:
-            line = {"step": step + 1, "loss": round(sum(recent) / len(recent), 4), "minutes": round((time.time() - start) / 60, 2), "auxiliary": round(sum(reading) / len(reading), 4), "tokens": tokens, "rate": round(rate, 5)}
+            line = {
+                "step": step + 1,
+                "loss": round(sum(recent) / len(recent), 4),
+                "minutes": round((time.time() - start) / 60, 2),
+                "auxiliary": round(sum(reading) / len(reading), 4),
+                "tokens": tokens,
+                "rate": round(rate, 5),
+            }
             if (step + 1) % 250 == 0 or step < 300:
                 pusher.delta = None
                 for name, some in held.items():
@@ -207,7 +146,7 @@ def _save(model: LlamaForCausalLM, heads: Heads, out: Path) -> None:
 
 @torch.no_grad()
 def evaluate(model: LlamaForCausalLM, held: Iterable[Batch], encode: Encoder) -> tuple[float, float]:
-    """(loss per token, share of right indexes): how often the likeliest index is the right one, the truth being given before it."""
+    """(loss per token, how often the likeliest index is the right one, the truth being given before it)."""
     model.eval()
     total = count = right = indexes = 0.0
     table = torch.zeros(model.config.vocab_size, dtype=torch.bool)
