@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class LocalEngine:
 
     model: a hub name or a folder. most_rows: requests computed together. chunk: new tokens a step, so that a long
     prompt does not stall the rest. keep_lanes: contexts whose KV is kept between rounds, least recently used go first.
+    name: what records call the model; default: the hub name, or the folder's.
     threads: of torch, in the whole process, on a CPU; default: one for a small model, which more only slow down.
     """
 
@@ -40,6 +42,7 @@ class LocalEngine:
         chunk: int = 1024,
         keep_lanes: int = 256,
         threads: int | None = None,
+        name: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         self.device = loading.pick_device(device)
@@ -53,7 +56,7 @@ class LocalEngine:
         self.most_rows, self.chunk, self.keep_lanes = most_rows, chunk, keep_lanes
         config = loading.text_config(self.model)
         self.info = ModelInfo(
-            name=model,
+            name=name or (Path(model).name if Path(model).is_dir() else model),
             digest=loading.digest(self.model),
             n_layers=config.num_hidden_layers,
             d_model=config.hidden_size,
