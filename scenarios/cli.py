@@ -63,7 +63,7 @@ def resume(run: Annotated[Path, typer.Argument(help="Folder of a run that was in
 
     Example: selfsteer resume runs/mine
     """
-    from scenarios.run import read_manifest
+    from scenarios.folder import read_manifest
 
     manifest = read_manifest(run)
     scenario = SCENARIOS.get(manifest["scenario"])
@@ -87,7 +87,7 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     from rich.table import Table
 
     from agents.transcript import read
-    from scenarios.run import path_of, read_manifest
+    from scenarios.folder import path_of, read_manifest
 
     manifest = read_manifest(run)
     table = Table(
@@ -201,7 +201,7 @@ def controls(context: typer.Context) -> None:
 @app.command()
 def version() -> None:
     """Versions of everything that acts on a run."""
-    from scenarios.run import code_hash, commit, versions
+    from scenarios.folder import code_hash, commit, versions
 
     for name, found in {**versions(), "commit": commit(), "code": code_hash()}.items():
         typer.echo(f"{name:24}{found}")

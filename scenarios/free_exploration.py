@@ -35,7 +35,8 @@ def conditions(
 ) -> list[Condition]:
     """One condition per framing. pinned: hashes of what is in no other field of a transcript, such as the code."""
     from agents.rollout import Script
-    from scenarios.run import Condition, versions
+    from scenarios.folder import versions
+    from scenarios.run import Condition
 
     known = versions()
 
@@ -48,7 +49,7 @@ def conditions(
                 NAME, name, run_seed, rollout, turns(rounds), parameters, arm, label_view, known, dict(pinned)
             )
 
-        return Condition(name, agent, script, parameters)
+        return Condition(name, agent, script, parameters, rounds)
 
     return [condition(agent) for agent in agents]
 
@@ -83,7 +84,8 @@ def free_exploration(
     Example: selfsteer run free-exploration --framings research,potions --seeds 8 --rounds 20 --out runs/mine
     """
     options = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ("out", "device")}
-    from scenarios.run import code_hash, manifest, run
+    from scenarios.folder import code_hash, manifest
+    from scenarios.run import run
 
     setting.check_counts(seeds, rounds)
     limits = setting.Limits(temperature, top_p, max_tokens, scope, inspect_k, dose_cap, exit_tool)

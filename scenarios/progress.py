@@ -32,10 +32,15 @@ class Outcome:
 
 
 class Progress:
-    """Counts, and shows them. Use as a context manager."""
+    """Counts, and shows them. Use as a context manager.
 
-    def __init__(self, total: int, quiet: bool = False) -> None:
-        self.total, self.quiet = total, quiet
+    rounds: how many rounds all rollouts together may have. Rollouts go abreast and end together, so the bar and the
+    time left count rounds; a rollout that ends early has had all of its own.
+    """
+
+    def __init__(self, total: int, rounds: int, quiet: bool = False) -> None:
+        self.total, self.rounds, self.quiet = total, rounds, quiet
+        self._spared = 0
         self.done: Counter[str] = Counter()
         self.tokens = self.responses = 0
         self._begun = self._said = time.perf_counter()
@@ -46,18 +51,11 @@ class Progress:
         self._begun = self._said = time.perf_counter()
         if not self.quiet and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            self._bar = Bar(
-                TextColumn("rollouts"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._task = self._bar.add_task("run", total=self.total, speed="")
+            self._bar = Bar(BarColumn(), TextColumn("{task.fields[line]}"), console=Console(stderr=True))
+            self._task = self._bar.add_task("run", total=self.rounds, line="")
             self._bar.start()
         return self
 
@@ -74,22 +72,31 @@ class Progress:
         self.tokens += tokens
         self._show()
 
-    def ended(self, how: str) -> None:
+    def ended(self, how: str, spared: int = 0) -> None:
+        """A rollout is over; `spared` of its rounds need not be computed in this call."""
         self.done[how] += 1
+        self._spared += spared
         self._show()
 
     def line(self) -> str:
         failed = f", {self.done['failed']} failed" if self.done["failed"] else ""
-        return f"{self.done.total()} of {self.total} rollouts{failed}, {self._speed()}"
-
-    def _speed(self) -> str:
         elapsed = max(time.perf_counter() - self._begun, 1e-6)
-        return f"{self.responses} responses, {self.tokens / elapsed:,.0f} tokens/s"
+        return (
+            f"{self.done.total()} of {self.total} rollouts{failed}, {self.responses} rounds,"
+            f" {self.tokens / elapsed:,.0f} tokens/s{self._left(elapsed)}"
+        )
+
+    def _left(self, elapsed: float) -> str:
+        rounds_left = self.rounds - self._spared - self.responses
+        if not self.responses or rounds_left <= 0:
+            return ""
+        minutes, seconds = divmod(round(rounds_left * elapsed / self.responses), 60)
+        return f", at most {minutes}:{seconds:02d} left"
 
     def _show(self) -> None:
         now = time.perf_counter()
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done.total(), speed=self._speed())
+            self._bar.update(self._task, completed=self.responses + self._spared, line=self.line())
         elif not self.quiet and now - self._said > LINE_EVERY_S:
             self._said = now
             print(self.line(), file=sys.stderr, flush=True)

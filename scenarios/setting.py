@@ -87,7 +87,9 @@ def open_engine(model: str, device: str = "auto", dtype: str | None = None) -> E
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):
         raise BadInput(f"device {device} is not in this machine; use --device auto")
-    return LocalEngine(str(_organism().MODEL) if model == ORGANISM else model, device=device, dtype=dtype)
+    if model == ORGANISM:
+        return LocalEngine(str(_organism().MODEL), device=device, dtype=dtype, name=ORGANISM)
+    return LocalEngine(model, device=device, dtype=dtype)
 
 
 def open_features(

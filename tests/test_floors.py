@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "scenarios": OURS,
 }
 # agents know values of the toolkit, never a model, an engine that runs one, or where dictionaries come from
-AGENTS_MAY_NOT = ("toolkit.engines.local", "toolkit.engines.scripted", "toolkit.organism", "toolkit.opening")
+AGENTS_MAY_NOT = ("toolkit.engines", "toolkit.organism", "toolkit.opening")
+AGENTS_MAY = ("toolkit.engines.base",)
 FILES = [p for package in OURS for p in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -46,7 +47,8 @@ def test_imports_point_one_way(path: Path) -> None:
         if package in ("agents", "analysis"):
             assert name.split(".")[0] not in ("torch", "transformers", "sae_lens"), f"{path} imports {name}"
         if package == "agents":
-            assert not any(is_of(name, home) for home in AGENTS_MAY_NOT), f"{path} imports {name}"
+            barred = any(is_of(name, home) for home in AGENTS_MAY_NOT)
+            assert not barred or any(is_of(name, home) for home in AGENTS_MAY), f"{path} imports {name}"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,8 @@ def test_what_an_import_costs(module: str, heavy: tuple[str, ...]) -> None:
 
 def test_no_file_has_two_jobs() -> None:
     lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
-    assert {name: n for name, n in lengths.items() if n > 420} == {}
+    allowed = {"scenarios/controls.py": 420}  # one table of controls
+    assert {name: n for name, n in lengths.items() if n > allowed.get(name, 360)} == {}
 
 
 def test_nothing_in_the_repository_names_this_machine() -> None:

@@ -56,7 +56,7 @@ def condition(name: str, on: ScriptedEngine, rounds: int = 4, framing: str = "re
         turns = [Turn("Continue.", change=external if number == 2 else None) for number in range(rounds)]
         return Script("test", name, 0, rollout, turns)
 
-    return Condition(name, agent, script, {"rounds": rounds})
+    return Condition(name, agent, script, {"rounds": rounds}, rounds)
 
 
 def do(out: Path, seeds: int = 3, on: ScriptedEngine | None = None, abreast: int = 8, rounds: int = 4):

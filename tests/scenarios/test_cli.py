@@ -158,7 +158,7 @@ def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path: Path) -> None:
 
 
 def test_a_changed_program_is_refused_with_the_way_out(ran: Path, monkeypatch) -> None:
-    monkeypatch.setattr("scenarios.run.code_hash", lambda: "0" * 16)
+    monkeypatch.setattr("scenarios.folder.code_hash", lambda: "0" * 16)
     done = call(*SMALL, "--out", str(ran))
     assert isinstance(done.exception, SelfsteerError)
     assert "code was" in str(done.exception) and "give another --out" in str(done.exception)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from scenarios import folder
 from scenarios import run as running
 from tests.scenarios.driving import answer, condition, do, engine, residuals
 from toolkit.engines.scripted import ScriptedEngine
@@ -120,7 +121,7 @@ def test_a_measurement_that_fails_fails_its_rollout_and_no_other(tmp_path: Path)
 
 def test_an_engine_that_loses_requests_is_found_out(tmp_path: Path) -> None:
     on = engine()
-    on.poll = lambda: []  # type: ignore[method-assign]
+    on.poll = list  # type: ignore[method-assign]
     with pytest.raises(SelfsteerError, match="lost 6 requests"):
         do(tmp_path, on=on)
 
@@ -177,16 +178,16 @@ def test_a_folder_of_another_run_is_refused(whole: Path, tmp_path: Path, part: s
 
 
 def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
-    with running.locked(tmp_path), pytest.raises(BadInput, match="another process"):
+    with folder.locked(tmp_path), pytest.raises(BadInput, match="another process"):
         do(tmp_path)
 
 
 def test_folders_that_are_no_run_say_so(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no run"):
-        running.read_manifest(tmp_path)
+        folder.read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(BadInput, match="cannot be read"):
-        running.read_manifest(tmp_path)
+        folder.read_manifest(tmp_path)
     (tmp_path / "rollouts" / "a").mkdir(parents=True)
     (tmp_path / "rollouts" / "a" / "0000.jsonl").write_text("{}\n")
     (tmp_path / "manifest.json").unlink()
