@@ -197,6 +197,7 @@ class Call(InRound):
     verb: tools.Verb | None = None
     """None if no tool of the theme has this name."""
     arguments: tuple[Text, ...]
+    """What stood between the brackets, cut at the commas."""
     text: Text
     """As the model wrote it."""
     span: tuple[int, int]
@@ -205,6 +206,7 @@ class Call(InRound):
     problem: str = ""
     """Why it is not ok, as a short code."""
     rows: tuple[ShownRow, ...] = ()
+    """The lines of its result, as they were shown."""
     values: dict[str, int | float | Text] = Field(default_factory=dict)
     """What the wording used: feature, strength, count, query, limit, source."""
     before: InForce
