@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,8 +155,9 @@ def hashes(conditions: Sequence[Condition], engine: Engine) -> dict[str, str]:
     }
 
 
+@cache
 def code_hash() -> str:
-    """Of every source and prompt file that acts on a rollout (analysis acts on none)."""
+    """Of every source and prompt file that acts on a rollout (analysis acts on none), as this process found them."""
     sha = hashlib.sha256()
     for package in ("toolkit", "agents", "scenarios"):
         for path in sorted((ROOT / package).rglob("*")):
