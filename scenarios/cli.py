@@ -126,6 +126,7 @@ def search(
     dictionary: setting.Dictionary = setting.ORGANISM,
     labels: setting.LabelFile = None,
     unit: setting.Unit = None,
+    embedder: setting.Embedder = setting.EMBEDDER,
 ) -> None:
     """Find features of a dictionary by meaning.
 
@@ -134,7 +135,7 @@ def search(
     from rich.console import Console
     from rich.table import Table
 
-    features = setting.open_features(dictionary, labels, "true", "target", 0, unit)
+    features = setting.open_features(dictionary, labels, "true", "target", 0, unit, embedder)
     table = Table("feature", "label", "similarity", title=f"{_plain(dictionary)}: {len(features)} features")
     for hit in features.search(query, k):
         table.add_row(str(hit.feature), _plain(features.label(hit.feature)), f"{hit.similarity:.3f}")

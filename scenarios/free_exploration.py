@@ -65,6 +65,7 @@ def free_exploration(
     label_view: setting.LabelView = "true",
     arm: setting.Arm = "target",
     unit: setting.Unit = None,
+    embedder: setting.Embedder = setting.EMBEDDER,
     scope: setting.Scope = None,
     temperature: setting.Temperature = 0.7,
     top_p: setting.TopP = 1.0,
@@ -90,7 +91,7 @@ def free_exploration(
     setting.check_counts(seeds, rounds)
     limits = setting.Limits(temperature, top_p, max_tokens, scope, inspect_k, dose_cap, exit_tool)
     told = setting.framings_of(framings, limits)
-    features = setting.open_features(dictionary, labels, label_view, arm, run_seed, unit)
+    features = setting.open_features(dictionary, labels, label_view, arm, run_seed, unit, embedder)
     engine = setting.open_engine(model, device, dtype)
     agents = setting.agents_of(told, engine, model, features, limits)
     planned = conditions(agents, rounds, run_seed, arm, label_view, {"code": code_hash()})

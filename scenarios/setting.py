@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toolkit.engines.base import Engine
 
 ORGANISM = "organism"
+EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 FRAMINGS = "research,other_model,potions,minimal,no_tools,full_technical"
 
 Model = Annotated[
@@ -41,6 +42,7 @@ Arm = Annotated[str, typer.Option(help="What steering really adds: target, zero 
 Unit = Annotated[
     float | None, typer.Option(help="What strength 1.0 means: activation units (SAE), mean residual norms (vectors).")
 ]
+Embedder = Annotated[str, typer.Option(help="sentence-transformers name or folder that SEARCH compares labels with.")]
 Framings = Annotated[
     str, typer.Option(help="Comma-separated framings; `potions:research` is the potions story with the research tools.")
 ]
@@ -93,14 +95,20 @@ def open_engine(model: str, device: str = "auto", dtype: str | None = None) -> E
 
 
 def open_features(
-    dictionary: str, labels: str | None, label_view: str, arm: str, seed: int, unit: float | None
+    dictionary: str,
+    labels: str | None,
+    label_view: str,
+    arm: str,
+    seed: int,
+    unit: float | None,
+    embedder: str = EMBEDDER,
 ) -> FeatureDictionary:
     """The dictionary under its view and arm; `organism` and `organism-vectors` ship with the package."""
     from toolkit.opening import open_dictionary
 
     shipped = {ORGANISM: "SAE", f"{ORGANISM}-vectors": "VECTORS"}
     source = str(getattr(_organism(), shipped[dictionary])) if dictionary in shipped else dictionary
-    return replace(open_dictionary(source, labels, label_view, arm, seed, unit), name=Path(dictionary).name)
+    return replace(open_dictionary(source, labels, label_view, arm, seed, unit, embedder), name=Path(dictionary).name)
 
 
 def texts(path: Path, *keys: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from toolkit.dictionary import FeatureDictionary
 from toolkit.errors import BadInput
-from toolkit.labels import read_labels
+from toolkit.labels import DEFAULT_EMBEDDER, read_labels
 from toolkit.views import viewed
 
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle"}
@@ -23,12 +23,14 @@ def open_dictionary(
     arm: str = "target",
     seed: int = 0,
     unit: float | None = None,
+    embedder: str = DEFAULT_EMBEDDER,
 ) -> FeatureDictionary:
     """Open an SAE (folder with cfg.json, or "release/id" of sae-lens) or vectors (folder with manifest.json).
 
     labels: a label file; default: labels.json beside the SAE's cfg.json or beside its folder, if there is one.
     label_view: true, opaque, shuffled or random. arm: target, zero, random or other. seed: of views and arms.
     unit: what strength 1.0 means: feature-activation units for an SAE, mean residual norms for vectors.
+    embedder: a sentence-transformers name or path, which SEARCH compares labels with.
     Raises BadInput, DictionaryMismatch or Unsupported with the way out.
     """
     folder = Path(source)
@@ -46,7 +48,9 @@ def open_dictionary(
         dictionary = open_sae(source, unit=unit)
     found = _labels_of(folder) if labels is None else Path(labels)
     if found is not None:
-        dictionary = replace(dictionary, labels=read_labels(found, len(dictionary)))
+        dictionary = replace(dictionary, labels=read_labels(found, len(dictionary), embedder))
+    elif dictionary.labels.embedder != embedder:
+        dictionary = replace(dictionary, labels=replace(dictionary.labels, embedder=embedder, _index=[]))
     return viewed(dictionary, label_view, arm, seed)
 
 

@@ -180,6 +180,15 @@ def test_an_unknown_unit_is_refused_and_says_how_to_give_one(tmp_path: Path) -> 
         open_dictionary(saved(make_sae("standard"), tmp_path / "b", {"activations": 3}))
 
 
+def test_the_embedder_is_a_choice(tmp_path: Path) -> None:
+    folder = saved(make_sae("standard"), tmp_path)
+    assert open_dictionary(folder, unit=1.0, embedder="./mine").labels.embedder == "./mine"
+    (tmp_path / "labels.json").write_text('{"0": "warm tea"}')
+    assert open_dictionary(folder, unit=1.0, embedder="./mine").labels.embedder == "./mine"
+    with pytest.raises(BadInput, match="could not be opened"):
+        open_dictionary(folder, unit=1.0, embedder=str(tmp_path / "none")).search("tea", 1)
+
+
 def test_an_sae_of_processed_weights_says_so(tmp_path: Path) -> None:
     sae = make_sae("standard")
     sae.cfg.metadata.model_from_pretrained_kwargs = {"fold_ln": True, "center_writing_weights": True}
