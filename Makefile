@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-long lint types format controls organism clean
+.PHONY: help demo test test-long lint types format controls bench organism clean
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -37,6 +37,9 @@ format: .venv/ready ## put the code in order
 
 controls: .venv/ready ## every number that the organism must reach, measured
 	$(BIN)/selfsteer controls
+
+bench: .venv/ready ## speed and memory against what people would use instead
+	$(BIN)/python -m benchmarks.run --large
 
 organism: .venv/ready ## train the organism anew, from nothing
 	$(BIN)/python -m toolkit.organism.build --out build/organism

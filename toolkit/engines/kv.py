@@ -98,6 +98,12 @@ class KVStore:
         self._clock += 1
         lane.busy, lane.last_used = False, self._clock
 
+    def forget(self) -> None:
+        """Empty every idle lane."""
+        for lane in self.lanes:
+            if not lane.busy:
+                lane.length = 0
+
     def bytes(self) -> int:
         return sum(t.nbytes for t in (*self._keys.values(), *self._values.values()))
 

@@ -108,6 +108,10 @@ class LocalEngine:
         for job in [j for j in self._active if j.ticket == ticket]:
             self._drop(job)
 
+    def forget(self) -> None:
+        """Give up all kept KV that no request is using; the memory stays reserved for what comes."""
+        self._store.forget()
+
     @torch.no_grad()
     def poll(self) -> list[tuple[int, Result | Failure]]:
         """Work until something has finished; [] only when nothing is in flight."""

@@ -1,0 +1,183 @@
+"""One table: every row a ratio from one run, contestants in turn, the first turn thrown away, medians of the rest.
+
+`make bench` prints it and stores it with machine, versions and commit in benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.contestants import hook_loop, ours, published
+from benchmarks.work import Work, random_llama
+from scenarios.folder import versions
+from toolkit import organism
+from toolkit.dictionary import FeatureDictionary
+from toolkit.engines.local import LocalEngine
+from toolkit.opening import open_dictionary
+from toolkit.search import LabelIndex
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, object]
+
+
+def ratio(name: str, one: Callable[[], float], other: Callable[[], float], repeats: int, **facts: object) -> Row:
+    """Median of other / one over paired turns, after one turn of each that warms up."""
+    one(), other()
+    pairs = [(one(), other()) for _ in range(repeats)]
+    return {
+        "row": name,
+        "ratio": statistics.median(b / a for a, b in pairs),
+        "spread": [min(b / a for a, b in pairs), max(b / a for a, b in pairs)],
+        "one_s": statistics.median(a for a, _ in pairs),
+        "other_s": statistics.median(b for _, b in pairs),
+        "repeats": repeats,
+        **facts,
+    }
+
+
+def fresh(engine: LocalEngine, call: Callable[[], float]) -> Callable[[], float]:
+    """Forget all kept KV first, so that a repeat is not a re-run of what is already known."""
+
+    def timed() -> float:
+        engine.forget()
+        return call()
+
+    return timed
+
+
+def exploration(name: str, engine: LocalEngine, features: FeatureDictionary, repeats: int, rounds: int) -> list[Row]:
+    work = Work(16, rounds)
+    mine = fresh(engine, lambda: ours(engine, features, work)[0])
+    facts = {"tokens": work.tokens, "work": f"16 rollouts x {rounds} rounds, {name}"}
+    target = {8: ">= 10", 20: ">= 20"}.get(rounds, "")
+    theirs, hooked = lambda: published(engine, features, work), lambda: hook_loop(engine, features, work)
+    return [
+        ratio("published loop / ours", mine, theirs, repeats, target=target, **facts),
+        ratio("transformers generate with one hook / ours", mine, hooked, repeats, **facts),
+    ]
+
+
+def steering_cost(name: str, engine: LocalEngine, features: FeatureDictionary, repeats: int) -> list[Row]:
+    rows = []
+    for batch in (1, 8, 32):
+        work = Work(batch, 1, generated=100)
+        steered = fresh(engine, lambda w=work: ours(engine, features, w, inspect=False)[0])  # type: ignore[misc]
+        plain = fresh(engine, lambda w=work: ours(engine, features, w, steered=False, inspect=False)[0])  # type: ignore[misc]
+        row = ratio(
+            "steered speed / unsteered speed", steered, plain, repeats, target=">= 0.98", work=f"batch {batch}, {name}"
+        )
+        rows.append({**row, "tokens_per_s": work.tokens / float(str(row["one_s"]))})
+    return rows
+
+
+def growth(name: str, engine: LocalEngine, features: FeatureDictionary, repeats: int) -> Row:
+    short, long = (fresh(engine, lambda r=r: ours(engine, features, Work(4, r))[0]) for r in (20, 40))  # type: ignore[misc]
+    return ratio("40 rounds / 20 rounds", short, long, repeats, target="<= 2.4", work=f"4 rollouts, {name}")
+
+
+def inspect_share(name: str, engine: LocalEngine, features: FeatureDictionary, repeats: int) -> Row:
+    shares = []
+    for _ in range(repeats + 1):
+        engine.forget()
+        whole, inspecting = ours(engine, features, Work(16, 8))
+        shares.append(inspecting / whole)
+    return {
+        "row": "INSPECT / everything",
+        "ratio": statistics.median(shares[1:]),
+        "target": "<= 0.03",
+        "work": f"16 x 8, {name}",
+    }
+
+
+def label_index() -> Row:
+    """Seconds to open a kept index of 65,536 labels and to answer a query; random vectors stand for a model's."""
+    import numpy as np
+
+    from toolkit import search
+
+    texts = [f"label number {i}" for i in range(65_536)]
+    real, vectors = search.embed, np.random.default_rng(0).normal(size=(65_536, 384)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    search.embed = lambda asked, _embedder="": vectors[: len(asked)]
+    try:
+        LabelIndex(texts).search("x", 10)
+        begun = time.perf_counter()
+        index = LabelIndex(texts)
+        index.search("x", 10)
+        opened = time.perf_counter() - begun
+        begun = time.perf_counter()
+        for _ in range(10):
+            index.search("x", 10)
+        asked = (time.perf_counter() - begun) / 10
+    finally:
+        search.embed = real
+    return {
+        "row": "kept label index: open and first query, s",
+        "ratio": opened,
+        "query_s": asked,
+        "work": "65,536 labels",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, nargs="*", default=[8, 20])
+    parser.add_argument("--large", action="store_true", help="also a random 31M-parameter Llama with 16,384 features")
+    options = parser.parse_args()
+    os.environ.setdefault("SELFSTEER_CACHE", tempfile.mkdtemp())
+    rows: list[Row] = []
+    models = {"organism": (str(organism.MODEL), str(organism.SAE))}
+    if options.large:
+        folder = Path(tempfile.mkdtemp())
+        random_llama(folder, 512, 8, 1536)
+        models["random 31M"] = (str(folder), str(folder / "sae"))
+    for name, (model, sae) in models.items():
+        engine, features = LocalEngine(model, device="cpu"), open_dictionary(sae)
+        engine.attach(features)
+        engine.tokenizer.stop_tokens = frozenset()  # type: ignore[misc]  # every response has its full length
+        for rounds in options.rounds:
+            rows += exploration(name, engine, features, options.repeats, rounds)
+        rows += steering_cost(name, engine, features, options.repeats)
+        rows += [
+            growth(name, engine, features, options.repeats),
+            inspect_share(name, engine, features, options.repeats),
+        ]
+    rows.append(label_index())
+    store(rows)
+
+
+def store(rows: list[Row]) -> None:
+    table = Table(
+        "what", "ratio", "lowest to highest", "target", "work", title=f"{torch.get_num_threads()} torch threads"
+    )
+    for row in rows:
+        low, high = row.get("spread", ["", ""])  # type: ignore[misc]
+        spread = f"{low:.2f} to {high:.2f}" if row.get("spread") else ""
+        table.add_row(str(row["row"]), f"{row['ratio']:.3g}", spread, str(row.get("target", "")), str(row["work"]))
+    Console().print(table)
+    RESULTS.mkdir(exist_ok=True)
+    facts = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    path = RESULTS / f"{time.strftime('%Y-%m-%d-%H%M%S')}.json"
+    path.write_text(json.dumps({**facts, "versions": versions(), "rows": rows}, indent=1) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

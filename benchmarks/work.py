@@ -1,0 +1,77 @@
+"""The work that every contestant does: so many rollouts of so many rounds, of fixed lengths, steered anew each round.
+
+Knows no contestant. Tokens are drawn at random; responses never stop early, so all compute the same number of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.dictionary import FeatureDictionary
+from toolkit.steering import Intervention, Steering
+
+
+@dataclass(frozen=True)
+class Work:
+    """R rollouts x rounds: an opening, then each round `given` tokens in and `generated` out. inspect_k: features."""
+
+    rollouts: int
+    rounds: int
+    opening: int = 200
+    given: int = 30
+    generated: int = 40
+    inspect_k: int = 100
+
+    @property
+    def tokens(self) -> int:
+        """Generated in all."""
+        return self.rollouts * self.rounds * self.generated
+
+    def prompts(self, vocabulary: int) -> list[list[list[int]]]:
+        """Per rollout and round the tokens that come in; the opening is the same for all rollouts."""
+        rng = np.random.default_rng(0)
+        opening = rng.integers(3, vocabulary, self.opening).tolist()
+        return [
+            [
+                (opening if number == 0 else []) + rng.integers(3, vocabulary, self.given).tolist()
+                for number in range(self.rounds)
+            ]
+            for _ in range(self.rollouts)
+        ]
+
+    def steering(self, dictionary: FeatureDictionary, rollout: int, number: int) -> Steering:
+        """Two features, others in every rollout and round; strength small enough to leave the text alive."""
+        some = (rollout * 7 + number, rollout * 11 + 3 * number + 1)
+        return Steering.of(*(Intervention(dictionary.key, i % len(dictionary), 0.1) for i in some))
+
+
+def random_llama(
+    folder: Path, d_model: int, layers: int, mlp: int, vocabulary: int = 8192, features: int = 16_384
+) -> None:
+    """A Llama with random weights and a random TopK SAE on its middle layer, in the ordinary formats."""
+    import json
+
+    import torch
+    from sae_lens.registry import get_sae_class
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=d_model, intermediate_size=mlp, num_hidden_layers=layers,
+        num_attention_heads=d_model // 64, num_key_value_heads=d_model // 64, max_position_embeddings=8192,
+        bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words = {"<|bos|>": 0, "<|end|>": 1, "<|unk|>": 2} | {f"w{i}": i for i in range(3, vocabulary)}
+    raw = Tokenizer(models.WordLevel(words, unk_token="<|unk|>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<|bos|>", eos_token="<|end|>").save_pretrained(folder)
+    sae_class, config_class = get_sae_class("topk")
+    settings = config_class(d_in=d_model, d_sae=features, k=32)
+    settings.metadata.hook_name = f"blocks.{layers // 2}.hook_resid_post"
+    sae_class(settings).save_model(folder / "sae")
+    (folder / "sae" / "selfsteer.json").write_text(json.dumps({"unit": {"activation": 1.0}}))
