@@ -43,10 +43,11 @@ def measure(
     values = whole / len(residuals) if aggregation == "mean" else whole
     # a stable sort keeps ids in order among equals
     order = torch.sort(values, descending=True, stable=True)
-    kept = [(int(i), float(v)) for v, i in zip(order.values[:k], order.indices[:k], strict=True) if v > 0]
+    strongest = zip(order.indices[:k].tolist(), order.values[:k].tolist(), strict=True)
+    kept = [(feature, value) for feature, value in strongest if value > 0]
     return Reading(
-        features=tuple(i for i, _ in kept),
-        values=tuple(v for _, v in kept),
+        features=tuple(feature for feature, _ in kept),
+        values=tuple(value for _, value in kept),
         layer=dictionary.reader.layer,
         aggregation=aggregation,
         tokens=1 if aggregation == "last" else len(residuals),
