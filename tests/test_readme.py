@@ -29,3 +29,9 @@ def test_links_and_tests_that_documents_name_exist() -> None:
     sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
     for name in re.findall(r"`(test_\w+)`", README):
         assert f"def {name}(" in sources, f"the README names {name}"
+
+
+def test_the_page_of_columns_is_the_table_that_makes_them() -> None:
+    from analysis.columns import columns_markdown
+
+    assert (ROOT / "docs" / "frames.md").read_text(encoding="utf-8").endswith(f"{columns_markdown().rstrip()}\n")
