@@ -27,7 +27,7 @@ from toolkit.organism.vectors import mean_differences
 from toolkit.vectors import save_vectors
 
 # What strength 1.0 adds, in mean residual norms at the hook layer: chosen so that 0.3 is moderate and 1.0 strong.
-UNIT_IN_NORMS = 1.15
+UNIT_IN_NORMS = 1.25
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def describe(
     encode, words = Encoder(tokenizer, source.lexicon), source.lexicon
     sae = SAE.load_from_disk(str(out / "sae"))
     picking = collect(model, encode, stream(source, 200), recipe.labelling, others=recipe.sae.others)
-    scoring = collect(model, encode, stream(source, 300), recipe.labelling, others=recipe.sae.others)
+    scoring = collect(model, encode, stream(source, 400), recipe.labelling, others=recipe.sae.others)
     names, truth = truths(picking, words, tokenizer)
     _, held = truths(scoring, words, tokenizer)
     with torch.no_grad():

@@ -25,10 +25,10 @@ MODEL_NAME = "selfsteer-organism"
 @dataclass(frozen=True)
 class SaeSettings:
     features: int = 384
-    active: float = 16.0  # features on per token, on average over a batch
-    tokens: int = 250_000  # residuals collected
-    samples: int = 2_500_000  # residuals trained on, so ten passes
-    rate: float = 1e-3
+    active: float = 7.5  # features on per token, on average over a batch
+    tokens: int = 150_000  # residuals collected
+    samples: int = 2_000_000  # residuals trained on, so some thirteen passes
+    rate: float = 1.5e-3
     others: float = 0.15  # share of tokens kept that the assistant did not write
     seed: int = 3
 
