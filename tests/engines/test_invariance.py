@@ -50,7 +50,9 @@ def test_batch_1_8_and_32_give_the_same_bits(fresh) -> None:
     assert all(same_bits(a, run(single, r)) for a, r in zip(together, asked, strict=True))
 
 
-@pytest.mark.parametrize("options", [{"chunk": 5}, {"most_rows": 3}, {"keep_lanes": 1}, {"chunk": 1}])
+@pytest.mark.parametrize(
+    "options", [{"chunk": 5}, {"most_rows": 3}, {"keep_lanes": 1}, {"chunk": 1}, {"kv_budget": 1, "most_rows": 2}]
+)
 def test_chunks_and_kept_lanes_change_no_bit(fresh, options) -> None:
     asked = requests(8)
     plain = everything(fresh(), asked)

@@ -155,7 +155,7 @@ def test_batched_is_alone(tiny_llama: Path) -> None:
         close(alone.residuals, one.residuals)
 
 
-@pytest.mark.parametrize("options", [{"chunk": 3}, {"chunk": 1}, {"most_rows": 2}, {"keep_lanes": 1}])
+@pytest.mark.parametrize("options", [{"chunk": 3}, {"chunk": 1}, {"most_rows": 2}, {"keep_lanes": 1}, {"kv_budget": 1}])
 def test_chunks_rows_and_kept_lanes_change_nothing(tiny_llama: Path, engine, options) -> None:
     requests = [
         Generate(random_context(s), Sampling(0.7, 1, 8, ("c", s)), random_steering(s), DICTIONARY.key) for s in range(5)
@@ -195,6 +195,21 @@ def test_kv_is_reused_for_equal_pairs_and_for_nothing_else(tiny_llama: Path) -> 
     assert run(engine, Generate(context.under(b).append([9, 9]), Sampling(0, 1, 3), a)).reused == 0
     assert run(engine, Generate(context.under(b, start=3).append([9, 9]), Sampling(0, 1, 3), a)).reused == 3
     assert run(engine, Generate(context.swap(2, [77]).append([9]), Sampling(0, 1, 3), a)).reused == 2
+
+
+def test_a_budget_gives_up_the_least_recently_used_and_returns_its_memory(tiny_llama: Path) -> None:
+    free = engine_of(tiny_llama)
+    for s in range(12):
+        run(free, Generate(random_context(s), Sampling(0, 1, 4)))
+    lane = 2 * 4 * 2 * 256 * 8 * 8  # keys and values, layers, heads, places, head width, bytes of float64
+    tight = engine_of(tiny_llama, kv_budget=4 * lane)
+    kept = [run(tight, Generate(random_context(s), Sampling(0, 1, 4))) for s in range(12)]
+    assert tight._store.bytes() <= 4 * lane < free._store.bytes()
+    assert len(tight._store.lanes) <= 4
+    again = random_context(11).append(kept[11].tokens).append([5])
+    assert run(tight, Generate(again, Sampling(0, 1, 2))).reused >= len(random_context(11))
+    assert run(tight, Generate(random_context(0).append([5]), Sampling(0, 1, 2))).reused <= 1
+    assert run(free, Generate(random_context(0).append([5]), Sampling(0, 1, 2))).reused == len(random_context(0))
 
 
 def test_a_zero_vector_changes_no_bit(tiny_llama: Path) -> None:

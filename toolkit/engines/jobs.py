@@ -45,7 +45,7 @@ class Span:
 
     def result(self) -> Tensor:
         """Log-probabilities [t, V] of the logits that were wanted, float64 on the CPU."""
-        return torch.log_softmax(torch.cat(self.logits).double().cpu(), -1)
+        return torch.log_softmax(torch.cat(self.logits).cpu().double(), -1)
 
     def kept(self, layer: int) -> Tensor:
         """[T, D] on the CPU: float32, or float64 from a float64 model."""
@@ -90,7 +90,7 @@ def start(
     most = min(request.positions, default=len(context) - 1) if isinstance(request, Read) else len(context) - 1
     after = 0 if isinstance(request, Read) else table.row(request.steering)
     layer = _capture_layer(request, table)
-    lane, reused = store.acquire(tokens, rows, most, keep_lanes)
+    lane, reused = store.acquire(tokens, rows, most, _longest(request, info.window), keep_lanes)
     applied = Counter(lane.rows[:reused].tolist())
     rest = tokens[reused:].tolist(), rows[reused:].tolist()
     steered = Steered(table, applied)
@@ -189,6 +189,16 @@ def read(request: Read, tokens: list[int], rows: list[int], reused: int, steered
 def draws(request: Request) -> np.random.Generator | None:
     """The uniform draws of a Generate, from the stream that it names; None for other requests."""
     return randomness.stream("tokens", *request.sampling.stream) if isinstance(request, Generate) else None
+
+
+def _longest(request: Request, window: int) -> int:
+    """Tokens that the request's lane will hold at most."""
+    more = 0
+    if isinstance(request, Generate):
+        more = request.sampling.max_tokens
+    elif isinstance(request, Score):
+        more = max((len(s) for spellings in request.options for s in spellings), default=0)
+    return min(window, len(request.context) + more)
 
 
 def _capture_layer(request: Request, table: SteeringTable) -> int | None:

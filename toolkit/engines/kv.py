@@ -60,22 +60,29 @@ class Packed:
 
 
 class KVStore:
-    """Lanes of keys and values per layer, [S lanes, H heads, capacity, head dim], grown by doubling."""
+    """Lanes of keys and values per layer, [S lanes, H heads, capacity, head dim], grown by doubling.
 
-    def __init__(self) -> None:
+    budget: bytes that lanes may take before idle ones, least recently used first, are given up and their memory
+    returned; lanes of requests under way are never given up. A budget changes time, never tokens.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        self.budget = budget
         self.lanes: list[Lane] = []
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._clock = 0
 
-    def acquire(self, tokens: np.ndarray, rows: np.ndarray, most: int, keep: int) -> tuple[Lane, int]:
+    def acquire(self, tokens: np.ndarray, rows: np.ndarray, most: int, longest: int, keep: int) -> tuple[Lane, int]:
         """A busy lane for this context, holding its longest equal prefix of at most `most` tokens; and that length.
 
         An idle lane that the context merely continues is taken over; one that it leaves half-way is copied, so that
-        its own context can still go on. keep: the number of lanes to hold before idle ones, least recently used
-        first, are given up.
+        its own context can still go on. longest: tokens that the lane will hold in the end. keep: the number of lanes
+        to hold before idle ones, least recently used first, are used for others.
         """
         self._clock += 1
+        keep = min(keep, self._affordable(longest))
+        self._give_up(keep)
         idle = [lane for lane in self.lanes if not lane.busy]
         best, shared = None, 0
         for lane in self.lanes:
@@ -93,6 +100,30 @@ class KVStore:
             self._copy(best, lane, shared)
         lane.length, lane.busy, lane.last_used = shared, True, self._clock
         return lane, shared
+
+    def _affordable(self, longest: int) -> int:
+        """How many lanes fit the budget, if they are to hold `longest` tokens each. At least one."""
+        stores = (*self._keys.values(), *self._values.values())
+        if self.budget is None or not stores:
+            return 1 << 30
+        token = sum(store[0, :, :1].numel() * store.element_size() for store in stores)
+        return max(1, self.budget // (token * max(_capacity(longest), stores[0].shape[2])))
+
+    def _give_up(self, keep: int) -> None:
+        """Drop idle lanes until `keep` are left, and return the memory of those dropped."""
+        idle = sorted((lane for lane in self.lanes if not lane.busy), key=lambda lane: lane.last_used)
+        for lane in idle[: max(0, len(self.lanes) - keep)]:
+            last = self.lanes.pop()
+            if last is not lane:  # the last lane moves into the free place
+                for store in (*self._keys.values(), *self._values.values()):
+                    if last.index < store.shape[0]:
+                        store[lane.index] = store[last.index]
+                last.index = lane.index
+                self.lanes[last.index] = last
+        for stores in (self._keys, self._values):
+            for layer, store in stores.items():
+                if self.budget is not None and store.shape[0] > max(keep, len(self.lanes)):
+                    stores[layer] = store[: max(keep, len(self.lanes))].clone()
 
     def release(self, lane: Lane) -> None:
         self._clock += 1
@@ -119,9 +150,10 @@ class KVStore:
         lanes, capacity = (0, 256) if store is None else (store.shape[0], store.shape[2])
         if store is not None and len(self.lanes) <= lanes and longest <= capacity:
             return store
-        while capacity < longest:
-            capacity *= 2
-        wanted = lanes if len(self.lanes) <= lanes else max(len(self.lanes), 2 * lanes)
+        capacity = max(capacity, _capacity(longest))
+        # room for twice as many, unless that would break the budget
+        most = max(len(self.lanes), self._affordable(capacity))
+        wanted = lanes if len(self.lanes) <= lanes else min(max(len(self.lanes), 2 * lanes), most)
         grown = new.new_zeros(wanted, new.shape[0], capacity, new.shape[2])
         if store is not None:
             grown[:lanes, :, : store.shape[2]] = store
@@ -135,6 +167,11 @@ class KVStore:
                 if target.index >= store.shape[0]:
                     stores[layer] = store = self._grown(store, store[0], store.shape[2])
                 store[target.index, :, :length] = store[source.index, :, :length]
+
+
+def _capacity(longest: int) -> int:
+    """Places that a lane of `longest` tokens gets: a power of two, from 256 on."""
+    return max(256, 1 << max(0, longest - 1).bit_length())
 
 
 def attend(

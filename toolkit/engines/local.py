@@ -27,7 +27,8 @@ class LocalEngine:
     """Runs a model over contexts with steering by token; see toolkit/engines/base.py for the contract.
 
     model: a hub name or a folder. most_rows: requests computed together. chunk: new tokens a step, so that a long
-    prompt does not stall the rest. keep_lanes: contexts whose KV is kept between rounds, least recently used go first.
+    prompt does not stall the rest. keep_lanes: contexts whose KV is kept between rounds, least recently used go first;
+    kv_budget: bytes that they may take (default: no limit), which changes time and never tokens.
     name: what records call the model; default: the hub name, or the folder's.
     threads: of torch, in the whole process, on a CPU; default: one for a small model, which more only slow down.
     """
@@ -41,6 +42,7 @@ class LocalEngine:
         most_rows: int = 64,
         chunk: int = 1024,
         keep_lanes: int = 256,
+        kv_budget: int | None = None,
         threads: int | None = None,
         name: str | None = None,
         trust_remote_code: bool = False,
@@ -67,7 +69,7 @@ class LocalEngine:
             dtype=str(kind).removeprefix("torch."),
             batch_invariant=False,
         )
-        self._store = kv.KVStore()
+        self._store = kv.KVStore(kv_budget)
         # few rows take other matrix kernels than many, whose last bits differ: a pack is never smaller than this
         self._floor = max(16, 8 * torch.get_num_threads()) if self.device.type == "cpu" else 1
         wide = kind if kind == torch.float64 else torch.float32
