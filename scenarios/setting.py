@@ -60,6 +60,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16, ...; default: float32 on a CPU, bfloat16 elsewhere.")
 ]
+KvBudget = Annotated[
+    float | None,
+    typer.Option(help="GiB for kept KV; least recently used contexts go first. Changes time, never tokens."),
+]
 Out = Annotated[Path, typer.Option(help="Folder of the run. The same command on the same folder goes on with it.")]
 
 
@@ -76,7 +80,7 @@ class Limits:
     exit_tool: bool = False
 
 
-def open_engine(model: str, device: str = "auto", dtype: str | None = None) -> Engine:
+def open_engine(model: str, device: str = "auto", dtype: str | None = None, kv_budget: float | None = None) -> Engine:
     """The local engine on a model; `organism` is the one that ships with the package."""
     import torch
 
@@ -89,9 +93,12 @@ def open_engine(model: str, device: str = "auto", dtype: str | None = None) -> E
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):
         raise BadInput(f"device {device} is not in this machine; use --device auto")
+    if kv_budget is not None and not kv_budget > 0:
+        raise BadInput(f"KV budget {kv_budget} is not a positive number of GiB; leave it out for no limit")
+    budget = None if kv_budget is None else int(kv_budget * 2**30)
     if model == ORGANISM:
-        return LocalEngine(str(_organism().MODEL), device=device, dtype=dtype, name=ORGANISM)
-    return LocalEngine(model, device=device, dtype=dtype)
+        return LocalEngine(str(_organism().MODEL), device=device, dtype=dtype, kv_budget=budget, name=ORGANISM)
+    return LocalEngine(model, device=device, dtype=dtype, kv_budget=budget)
 
 
 def open_features(

@@ -68,6 +68,7 @@ def test_status_report_search_and_inspect_answer(ran: Path) -> None:
         (["run", "free-exploration", "--seeds", "0"], "seeds"),
         (["run", "free-exploration", "--rounds", "0"], "rounds"),
         (["run", "free-exploration", "--dose-cap", "nan"], "dose cap"),
+        (["run", "free-exploration", "--kv-budget", "0"], "GiB"),
         (["run", "free-exploration", "--scope", "all"], "onward, whole"),
         (["run", "free-exploration", "--arm", "placebo"], "zero"),
         (["run", "free-exploration", "--label-view", "hidden"], "opaque"),
