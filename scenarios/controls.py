@@ -293,7 +293,7 @@ def dose(
         import random
 
         def script(rollout: int) -> list[Turn]:
-            rng = random.Random(f"dose {rollout}")
+            rng = random.Random(f"dose {bench.seed} {rollout}")
             text = bench.words.fill(rng.choice(questions), rng)
             return [Turn(text, external(dictionary, feature, strength) if strength else None)]
 
@@ -399,9 +399,11 @@ def main(arguments: Sequence[str] = ()) -> int:
 
     parser = argparse.ArgumentParser("selfsteer controls", description=__doc__)
     parser.add_argument(
-        "--rollouts", type=int, default=8, help="rollouts a condition; some controls take twice as many"
+        "--rollouts", type=int, default=16, help="rollouts a condition; some controls take twice as many"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=7, help="of every rollout; the unit of strength was chosen with seed 0"
+    )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a number misses its target")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON to this file")
     options = parser.parse_args(list(arguments))
