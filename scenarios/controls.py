@@ -301,7 +301,7 @@ def dose(
 
     who = agent(bench, load_framing("no_tools"), dictionary, PLAIN)
     some = [condition(f"dose {s}", who, turns(s), bench.seed) for s in (*STRENGTHS, *EXTREME)]
-    ran = transcripts(bench, some, rollouts)
+    ran = transcripts(bench, some, rollouts + rollouts // 2)
     texts = {
         s: [of_kind(e, "response")[0].text for (n, _), e in ran.items() if n == f"dose {s}"]
         for s in (*STRENGTHS, *EXTREME)

@@ -27,7 +27,7 @@ from toolkit.organism.vectors import mean_differences
 from toolkit.vectors import save_vectors
 
 # What strength 1.0 adds, in mean residual norms at the hook layer: chosen so that 0.3 is moderate and 1.0 strong.
-UNIT_IN_NORMS = 1.1
+UNIT_IN_NORMS = 1.2
 
 
 @dataclass(frozen=True)
