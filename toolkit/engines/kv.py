@@ -47,16 +47,19 @@ class Lane:
         self.length = end
 
 
+Span = tuple[int, int, int, int]  # lane, first index in the pack, count of tokens, position of the first
+
+
 @dataclass(frozen=True)
 class Packed:
     """The new tokens of one forward pass, of several lanes one after another; padding may follow them.
 
-    lanes, positions: [T], where each key goes. spans: (lane, first index in the pack, count, first position).
+    lanes, positions: [T], where each key goes.
     """
 
     lanes: Tensor
     positions: Tensor
-    spans: tuple[tuple[int, int, int, int], ...]
+    spans: tuple[Span, ...]
 
 
 class KVStore:
@@ -197,12 +200,11 @@ def attend(
     out = query.new_zeros(query.shape[1], query.shape[0], values.shape[-1])
     alone = query.device.type == "cpu"
     with _one_thread() if alone else nullcontext():
-        single = [span for span in pack.spans if span[2] == 1]
-        if single:
-            where = torch.tensor([first for _, first, _, _ in single], device=query.device)
-            ends = torch.tensor([start + 1 for _, _, _, start in single], device=query.device)
-            length = _padded(max(start for _, _, _, start in single) + 1, keys)
-            lanes = [lane for lane, _, _, _ in single]
+        for run in _runs([span for span in pack.spans if span[2] == 1], views=alone):
+            where = torch.tensor([first for _, first, _, _ in run], device=query.device)
+            ends = torch.tensor([start + 1 for _, _, _, start in run], device=query.device)
+            length = _padded(max(start for _, _, _, start in run) + 1, keys)
+            lanes = [lane for lane, _, _, _ in run]
             rows = query[:, where].transpose(0, 1).unsqueeze(2)  # [R, Hq, 1, hd]
             mask = _mask(ends, length, window)[:, None, None]
             k, v = _lanes(keys, lanes, length), _lanes(values, lanes, length)
@@ -257,6 +259,22 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _runs(spans: list[Span], views: bool) -> list[list[Span]]:
+    """Spans whose lanes stand side by side, so that their keys are a view; or all in one, whose keys are a copy.
+
+    On a CPU copying keys costs more than another call does; on a GPU it is the other way round.
+    """
+    if not views:
+        return [spans] if spans else []
+    runs: list[list[Span]] = []
+    for span in sorted(spans):
+        if runs and span[0] == runs[-1][-1][0] + 1:
+            runs[-1].append(span)
+        else:
+            runs.append([span])
+    return runs
 
 
 def _lanes(store: Tensor, lanes: list[int], longest: int) -> Tensor:
