@@ -5,15 +5,18 @@ Knows no SAE and no engine.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import json
 import re
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from toolkit.errors import BadInput
 from toolkit.randomness import stream
@@ -24,11 +27,16 @@ if TYPE_CHECKING:
 
 Status = Literal["real", "filtered", "missing"]
 DEFAULT_EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
-_FILTERED = re.compile(r"\s*[\[(]?filtered", re.IGNORECASE)
+STATUSES: tuple[Status, ...] = get_args(Status)
+# FILTERED_BY_GOODFIRE, [filtered], filtered feature 3; but "filtered water" is a label
+_FILTERED = re.compile(r"[\[(<]?(?:FILTERED(?![a-z]).*|(?i:filtered(?:_.*|(?: feature)? \d+)?)[\])>]?)")
+# None, feature 12, unlabelled latent_3, [placeholder], 12; but "placeholder text in templates" is a label
 _PLACEHOLDER = re.compile(
-    r"\s*(?:none|null|nan|n/?a|placeholder.*|unlabel+ed.*|no label|unknown|-+|(?:feature|latent)?[ _#-]*\d+)?\s*",
+    r"[\[(<]?(?:none|null|nan|n/?a|no label|unknown|-+|(?:feature|latent)?[ _#:-]*\d+"
+    r"|(?:unlabel+ed|placeholder)[ _#:-]*(?:(?:feature|latent|label)[ _#:-]*)?\d*)?[\])>]?",
     re.IGNORECASE,
 )
+_STAND_INS = {"missing": "unlabelled feature {}", "filtered": "filtered feature {}", "opaque": "feature_{}"}
 
 
 @dataclass(frozen=True)
@@ -47,36 +55,43 @@ class Labels:
 
     @classmethod
     def of(
-        cls, labels: Mapping[int, str] | Sequence[str], size: int | None = None, embedder: str = DEFAULT_EMBEDDER
+        cls,
+        labels: Mapping[int, str] | Sequence[str],
+        size: int | None = None,
+        embedder: str = DEFAULT_EMBEDDER,
+        statuses: Mapping[int, Status] | None = None,
     ) -> Labels:
-        """Labels from texts by feature; features without one are `missing`.
+        """Labels from texts by feature, or one text for every feature; features without one are `missing`.
 
-        Raises BadInput for a feature outside `size`.
+        statuses: where it is known; else it is read off the text. A text that is blank is missing whatever is known.
+        Raises BadInput for a feature outside `size`, and for a list of another size.
         """
         given = labels if isinstance(labels, Mapping) else dict(enumerate(labels))
         count = max(given, default=-1) + 1 if size is None else size
         for feature in given:
             if not 0 <= feature < count:
                 raise BadInput(f"label of feature {feature} is outside the dictionary of {count} features")
-        shown, statuses, meanings = [], [], []
-        for feature in range(count):
-            text = clean(given.get(feature, ""))
-            status: Status = (
-                "missing" if _PLACEHOLDER.fullmatch(text) else "filtered" if _FILTERED.match(text) else "real"
+        if not isinstance(labels, Mapping) and len(given) != count:
+            raise BadInput(
+                f"{len(given)} labels are listed for {count} features; give one each, or a mapping by feature"
             )
-            statuses.append(status)
-            meanings.append(text if status == "real" else "")
-            shown.append(
-                text if status == "real" else f"{'unlabelled' if status == 'missing' else 'filtered'} feature {feature}"
-            )
-        return cls(tuple(shown), tuple(statuses), tuple(meanings), embedder)
+        texts = [clean(given.get(feature, "")) for feature in range(count)]
+        known = statuses or {}
+        decided = [known.get(i, _status(text)) if text else "missing" for i, text in enumerate(texts)]
+        real = [status == "real" for status in decided]
+        return cls(
+            tuple(text if real[i] else _STAND_INS[decided[i]].format(i) for i, text in enumerate(texts)),
+            tuple(decided),
+            tuple(text if real[i] else "" for i, text in enumerate(texts)),
+            embedder,
+        )
 
     def __len__(self) -> int:
         return len(self.shown)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """16 hex digits over texts, statuses and meanings."""
+        """16 hex digits over texts, statuses, meanings and the embedder's name."""
         text = json.dumps([self.shown, self.statuses, self.meanings, self.embedder])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -88,10 +103,11 @@ class Labels:
 
     def search(self, query: str, k: int) -> list[Hit]:
         """The k features nearest in meaning to `query` among those with a real label; ties by id."""
-        if not self._index:
+        # a view that shows other texts shares the index; one that means other things must not
+        if not self._index or self._index[0].source is not self.meanings or self._index[0].embedder != self.embedder:
             from toolkit.search import LabelIndex
 
-            self._index.append(LabelIndex(self.meanings, self.embedder))
+            self._index[:] = [LabelIndex(self.meanings, self.embedder)]
         return self._index[0].search(query, k)
 
     def _checked(self, feature: int) -> int:
@@ -102,25 +118,39 @@ class Labels:
 
 def opaque(labels: Labels) -> Labels:
     """Every label is shown as feature_12; SEARCH still matches the true meaning."""
-    shown = tuple(f"feature_{i}" for i in range(len(labels)))
-    return Labels(shown, labels.statuses, labels.meanings, labels.embedder)
+    return replace(labels, shown=tuple(_STAND_INS["opaque"].format(i) for i in range(len(labels))))
 
 
 def shuffled(labels: Labels, seed: int) -> Labels:
-    """One permutation of labels over features: text, status and meaning move together."""
-    order = stream("shuffled labels", seed).permutation(len(labels)).tolist()
+    """One permutation of labels over features: text, status and meaning move together.
+
+    A text that only names its feature by number, as of a missing label, names the feature that it is shown at.
+    """
+    order: list[int] = stream("shuffled labels", seed).permutation(len(labels)).tolist()
     return Labels(
-        tuple(labels.shown[i] for i in order),
-        tuple(labels.statuses[i] for i in order),
-        tuple(labels.meanings[i] for i in order),
+        tuple(_moved(labels.shown[old], old, new) for new, old in enumerate(order)),
+        tuple(labels.statuses[old] for old in order),
+        tuple(labels.meanings[old] for old in order),
         labels.embedder,
     )
 
 
+def _moved(text: str, old: int, new: int) -> str:
+    return next((form.format(new) for form in _STAND_INS.values() if text == form.format(old)), text)
+
+
+def _status(text: str) -> Status:
+    if _PLACEHOLDER.fullmatch(text):
+        return "missing"
+    return "filtered" if _FILTERED.fullmatch(text) else "real"
+
+
 def clean(text: str) -> str:
     """One line without control, format or bidirectional characters, for terminals, prompts and pages alike."""
-    kept = "".join(" " if c in "\n\r\t" else c for c in text if c in "\n\r\t" or unicodedata.category(c)[0] != "C")
-    return " ".join(kept.split())
+    if not text.isprintable():
+        spaced = (" " if c.isspace() else c for c in text)
+        text = "".join(c for c in spaced if unicodedata.category(c)[0] != "C")
+    return " ".join(text.split())
 
 
 # ---------------------------------------------------------------------- files
@@ -130,8 +160,9 @@ def read_labels(path: str | Path, size: int, embedder: str = DEFAULT_EMBEDDER) -
     """Labels of a dictionary of `size` features from a file, or a folder of Neuronpedia batches.
 
     .json: {"0": "label"} or [{"index_in_sae": 0, "label": "..."}] (Goodfire); .jsonl and .jsonl.gz: rows of Neuronpedia
-    explanations; .csv and .parquet: columns `index` and `label`. Where an index has several explanations, as
-    Neuronpedia allows, the first in file order counts. Raises BadInput with file, row and the way out.
+    explanations; .csv and .parquet: columns `index` and `label`, and `status` (real, filtered, missing) where it is
+    known. Of several explanations of one index, which Neuronpedia allows, the first by (batch number, row) that is not
+    blank counts. Raises BadInput with file, row (counted from 1, without a header) and the way out.
     """
     path = Path(path)
     if not path.exists():
@@ -141,24 +172,30 @@ def read_labels(path: str | Path, size: int, embedder: str = DEFAULT_EMBEDDER) -
         raise BadInput(
             f"folder {path} holds no batch-N.jsonl.gz; give a label file or Neuronpedia's explanations folder"
         )
-    found: dict[int, str] = {}
+    texts: dict[int, str] = {}
+    statuses: dict[int, Status] = {}
     for file in files:
-        several = ".jsonl" in file.name
+        reader = _reader(file)
+        row = 0
         try:
-            for row, (index, label) in enumerate(_reader(file)(file)):
+            for row, index, label, status in reader(file):
                 feature = _feature(index, file, row, size)
-                if feature in found and not several:
+                if label is not None and not isinstance(label, str):
+                    raise BadInput(f"{file}, row {row}: label {label!r} is not a text; quote it, or leave it out")
+                if feature in texts and reader is not _read_jsonl:
                     raise BadInput(f"{file}, row {row}: feature {feature} has two labels; keep one")
-                if isinstance(label, str):
-                    found.setdefault(feature, label)
-        except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise BadInput(f"{file} cannot be read as labels: {error}; is it whole, and UTF-8?") from error
-    if not found:
+                texts[feature] = texts.get(feature) or clean(label or "")
+                if status:
+                    statuses[feature] = _stated(status, file, row)
+        except (OSError, EOFError, zlib.error, ValueError, RecursionError, csv.Error) as error:
+            after = f" after row {row}" if row else ""
+            raise BadInput(f"{file} cannot be read as labels{after}: {error}; is it whole, and UTF-8?") from error
+    if not texts:
         raise BadInput(f"{path} holds no label; give a file with an index and a label a row")
-    return Labels.of(found, size, embedder)
+    return Labels.of(texts, size, embedder, statuses)
 
 
-Rows = Iterator[tuple[Any, Any]]
+Rows = Iterator[tuple[int, Any, Any, Any]]  # row, index, label, status
 
 
 def _reader(path: Path) -> Callable[[Path], Rows]:
@@ -169,31 +206,28 @@ def _reader(path: Path) -> Callable[[Path], Rows]:
 
 
 def _read_json(path: Path) -> Rows:
-    whole = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_pairs)
+    whole = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
     if isinstance(whole, _Pairs):
-        yield from whole
+        for row, (index, label) in enumerate(whole, 1):
+            yield row, index, label, None
         return
     if not isinstance(whole, list):
         raise BadInput(f'{path} should hold {{"0": "label"}} or [{{"index_in_sae": 0, "label": "..."}}]')
-    for row, one in enumerate(whole):
+    for row, one in enumerate(whole, 1):
         entry = dict(one) if isinstance(one, _Pairs) else {}
         if "index_in_sae" not in entry or "label" not in entry:
             raise BadInput(f"{path}, row {row}: index_in_sae or label is missing")
-        yield entry["index_in_sae"], entry["label"]
+        yield row, entry["index_in_sae"], entry["label"], None
 
 
 class _Pairs(list[tuple[str, Any]]):
     """A JSON object as its pairs, so that a key that stands twice is seen."""
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> _Pairs:
-    return _Pairs(pairs)
-
-
 def _read_jsonl(path: Path) -> Rows:
-    opener: Callable[..., Any] = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for row, line in enumerate(lines):
+    opener: Callable[..., Any] = gzip.open if path.name.lower().endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8-sig") as lines:
+        for row, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             entry = json.loads(line)
@@ -201,29 +235,44 @@ def _read_jsonl(path: Path) -> Rows:
                 raise BadInput(
                     f"{path}, row {row}: index or description is missing; is this a Neuronpedia explanation?"
                 )
-            yield entry["index"], entry["description"]
+            yield row, entry["index"], entry["description"], None
 
 
 def _read_csv(path: Path) -> Rows:
-    import pandas as pd
-
-    yield from _columns(pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8"), path)
+    with path.open(encoding="utf-8-sig", newline="") as text:
+        lines = csv.reader(text, strict=True)
+        names = [name.strip() for name in next(lines, [])]
+        _check_columns(names, path)
+        for row, cells in enumerate(lines, 1):
+            if cells and len(cells) != len(names):
+                raise BadInput(
+                    f"{path}, row {row}: {len(cells)} cells under {len(names)} columns; quote a label that has a comma"
+                )
+            if cells:
+                entry = dict(zip(names, cells, strict=True))
+                yield row, entry["index"], entry["label"], entry.get("status")
 
 
 def _read_parquet(path: Path) -> Rows:
-    import pandas as pd
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
 
     try:
-        frame = pd.read_parquet(path)
-    except ValueError as error:  # pyarrow's ArrowInvalid is one
-        raise BadInput(f"{path} cannot be read as Parquet: {error}") from error
-    yield from _columns(frame, path)
+        with ParquetFile(path) as file:
+            _check_columns(file.schema_arrow.names, path)
+            wanted = [name for name in ("index", "label", "status") if name in file.schema_arrow.names]
+            entries = file.read(columns=wanted).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise BadInput(f"{path} cannot be read as Parquet: {error}; is it whole?") from error
+    for row, entry in enumerate(entries, 1):
+        yield row, entry["index"], entry["label"], entry.get("status")
 
 
-def _columns(frame: Any, path: Path) -> Rows:
-    if not {"index", "label"} <= set(frame.columns):
-        raise BadInput(f"{path} has columns {', '.join(map(str, frame.columns))}; index and label are needed")
-    return zip(frame["index"].tolist(), frame["label"].tolist(), strict=True)
+def _check_columns(names: Sequence[str], path: Path) -> None:
+    if not {"index", "label"} <= set(names):
+        raise BadInput(f"{path} has columns {', '.join(names) or 'none'}; index and label are needed")
+    if twice := {name for name in names if names.count(name) > 1} & {"index", "label", "status"}:
+        raise BadInput(f"{path} has two columns {', '.join(sorted(twice))}; keep one")
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {
@@ -236,7 +285,8 @@ READERS: dict[str, Callable[[Path], Rows]] = {
 
 
 def _feature(index: Any, path: Path, row: int, size: int) -> int:
-    text = str(index).strip()
+    whole = int(index) if isinstance(index, float) and index.is_integer() else index
+    text = str(whole).strip()
     if isinstance(index, bool) or not (text.isascii() and text.isdigit()):
         raise BadInput(f"{path}, row {row}: index {index!r} is not a whole number from 0 on")
     if int(text) >= size:
@@ -245,6 +295,13 @@ def _feature(index: Any, path: Path, row: int, size: int) -> int:
             " another dictionary?"
         )
     return int(text)
+
+
+def _stated(status: Any, path: Path, row: int) -> Status:
+    for known in STATUSES:
+        if status == known:
+            return known
+    raise BadInput(f"{path}, row {row}: status {status!r} is unknown; use {', '.join(STATUSES)}, or leave it empty")
 
 
 def _batch(path: Path) -> tuple[int, str]:
