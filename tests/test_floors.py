@@ -68,8 +68,7 @@ def test_what_an_import_costs(module: str, heavy: tuple[str, ...]) -> None:
 
 def test_no_file_has_two_jobs() -> None:
     lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
-    allowed = {"scenarios/controls.py": 420}  # one table of controls
-    assert {name: n for name, n in lengths.items() if n > allowed.get(name, 360)} == {}
+    assert {name: n for name, n in lengths.items() if n > 360} == {}
 
 
 def test_nothing_in_the_repository_names_this_machine() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from scenarios.controls import Indexes, share
+from scenarios.bench import share
+from scenarios.controls import Indexes
 from toolkit.organism.lexicon import lexicon
 
 
