@@ -26,8 +26,10 @@ from toolkit.organism.train import Schedule, train
 from toolkit.organism.vectors import mean_differences
 from toolkit.vectors import save_vectors
 
-# What strength 1.0 adds, in mean residual norms at the hook layer: chosen so that 0.3 is moderate and 1.0 strong.
-UNIT_IN_NORMS = 1.2
+# What strength 1.0 adds, in mean residual norms at the hook layer: chosen so that 0.3 is moderate and 1.0 strong (see
+# CARD.md for what was looked at). SAE rows and mean differences are not the same directions, so they have their own.
+SAE_UNIT_IN_NORMS = 1.1
+VECTOR_UNIT_IN_NORMS = 1.25
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,13 @@ def finish(
     trained_on = collect(model, encode, stream(source, 100), recipe.sae.tokens, others=recipe.sae.others)
     norm = float(trained_on.values.norm(dim=1).mean())
     train_sae(trained_on.values, recipe.sae, out / "sae")
-    unit = {"norms": UNIT_IN_NORMS, "mean_residual_norm": norm}
+    unit = {"norms": SAE_UNIT_IN_NORMS, "mean_residual_norm": norm}
     (out / "sae" / "selfsteer.json").write_text(json.dumps({"unit": unit}) + "\n")
     del trained_on
     labels, facts = describe(model, tokenizer, source, recipe, norm, out)
     manifest: dict[str, object] = {
         "prompts": prompts_digest(source.own), "hook_layer": HOOK_LAYER, "mean_residual_norm": norm,
-        "unit_in_norms": UNIT_IN_NORMS, "recipe": json.loads(json.dumps(asdict(recipe), default=str)), **facts,
+        "unit_in_norms": {"sae": SAE_UNIT_IN_NORMS, "vectors": VECTOR_UNIT_IN_NORMS}, "recipe": json.loads(json.dumps(asdict(recipe), default=str)), **facts,
         "labels": {str(x.feature): asdict(x) for x in labels},
     }  # fmt: skip
     (out / "labels.json").write_text(json.dumps({str(x.feature): x.text for x in labels}, indent=0) + "\n")
@@ -119,7 +121,7 @@ def describe(
         activations, held_activations = sae.encode(picking.values), sae.encode(scoring.values)
         rebuilt = sae.decode(held_activations)
     labels = assign((activations, truth), (held_activations, held), names, words)
-    vectors = mean_differences(picking.values, truth, names, words, norm=norm, multiple=UNIT_IN_NORMS)
+    vectors = mean_differences(picking.values, truth, names, words, norm=norm, multiple=VECTOR_UNIT_IN_NORMS)
     save_vectors(vectors, out / "vectors")
     good = [x for x in labels if x.scored >= 0.8]
     named = {x.text: x.scored for x in labels}
