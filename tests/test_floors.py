@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,16 @@ def test_nothing_in_the_repository_names_this_machine() -> None:
             text = path.read_text(encoding="utf-8")
             for trace in ("/work" + "/main", "/root" + "/", "/tmp" + "/lead"):
                 assert trace not in text, f"{name} names {trace}"
+
+
+def test_every_data_file_of_a_package_is_installed_with_it() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    listed = subprocess.run(["git", "ls-files", *OURS], capture_output=True, text=True, check=False, cwd=ROOT).stdout
+    shipped = {
+        path
+        for package, globs in declared.items()
+        for g in globs
+        for path in (ROOT / package.replace(".", "/")).glob(g)
+    }
+    data = [ROOT / name for name in listed.splitlines() if not name.endswith(".py")]
+    assert [str(p.relative_to(ROOT)) for p in data if p not in shipped] == []
