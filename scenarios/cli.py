@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from inspect import signature as signature_of
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,8 @@ import typer
 from scenarios import setting
 from scenarios.free_exploration import free_exploration
 from toolkit.errors import BadInput, SelfsteerError
+
+AGENTS_SAYS = "One model in a loop with tools"  # the first words of agents/__init__.py
 
 app = typer.Typer(
     name="selfsteer",
@@ -91,7 +94,7 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
 
     manifest = read_manifest(run)
     table = Table(
-        "condition", "finished", "failed", "unfinished", "not begun", title=f"{manifest['scenario']} in {run}"
+        "condition", "finished", "failed", "unfinished", "not begun", title=_plain(f"{manifest['scenario']} in {run}")
     )
     for condition in manifest["conditions"]:
         counts: Counter[str] = Counter()
@@ -135,6 +138,7 @@ def search(
     from rich.console import Console
     from rich.table import Table
 
+    _at_least_one(k)
     features = setting.open_features(dictionary, labels, "true", "target", 0, unit, embedder)
     table = Table("feature", "label", "similarity", title=f"{_plain(dictionary)}: {len(features)} features")
     for hit in features.search(query, k):
@@ -166,6 +170,7 @@ def inspect(
     from toolkit.engines.base import Read, Residuals, run
     from toolkit.reading import measure
 
+    _at_least_one(k)
     features = setting.open_features(dictionary, labels, "true", "target", 0, unit)
     engine = setting.open_engine(model, device, dtype)
     engine.attach(features)
@@ -260,6 +265,11 @@ def _report(run: Path, by: str = "condition") -> Path:
     return paths.html
 
 
+def _at_least_one(k: int) -> None:
+    if k < 1:
+        raise BadInput(f"-k {k} would show nothing; use at least 1")
+
+
 def _steering(text: str, features: Any) -> Any:
     """Steering out of "12:0.6,40:-0.3"."""
     from toolkit.steering import Intervention, Steering
@@ -285,13 +295,14 @@ def _plain(text: str) -> str:
 
 
 def _own_agents() -> None:
-    """openai-agents installs a package of the same name; a run with that one would fail in odd ways."""
-    import agents
-
-    if Path(agents.__file__ or "").parent != Path(__file__).parents[1] / "agents":
+    """openai-agents installs a package of the same name, beside this one or over it. Looks, and does not import it."""
+    found = find_spec("agents")
+    origin = Path(found.origin) if found is not None and found.origin else Path("nowhere")
+    ours = Path(__file__).resolve().parents[1] / "agents" / "__init__.py"
+    if origin.resolve() != ours or AGENTS_SAYS not in ours.read_text(encoding="utf-8", errors="replace"):
         raise BadInput(
-            f"the package `agents` that Python finds is {agents.__file__}, not selfsteer's; uninstall openai-agents"
-            " here, or give selfsteer an environment of its own"
+            f"the package `agents` that Python finds ({origin}) is not selfsteer's; uninstall openai-agents here and"
+            " install selfsteer again, or give selfsteer an environment of its own"
         )
 
 
@@ -314,7 +325,9 @@ def _guarded(call: Callable[[], Any]) -> None:
     except SelfsteerError as error:
         if os.environ.get("SELFSTEER_DEBUG"):
             raise
-        print(f"selfsteer: {error}", file=sys.stderr)
+        from toolkit.labels import clean
+
+        print(f"selfsteer: {clean(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("selfsteer: stopped; the same command goes on where it was", file=sys.stderr)

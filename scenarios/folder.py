@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "transformers", "sae-lens", "sentence-transformers", "faiss-cpu", "pydantic", "numpy")
 ROOT = Path(__file__).parents[1]
+KINDS: dict[str, type] = {
+    "scenario": str, "options": dict, "seeds": int, "conditions": list, "hashes": dict, "engine": dict,
+    "versions": dict,
+}  # fmt: skip
 
 
 def path_of(out: Path, condition: str, seed: int) -> Path:
@@ -57,11 +61,14 @@ def begin(out: Path, manifest: Mapping[str, Any]) -> None:
     if not path.exists():
         if any(out.glob("rollouts/*/*.jsonl")):
             raise BadInput(f"{out} holds rollouts but no manifest.json; give another folder with --out")
+        if (out / "labels.json").exists():
+            raise BadInput(f"{out} holds a labels.json that no run wrote; give another folder with --out")
         _write(path, {**manifest, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         return
     old = read_manifest(out)
     for part, way in (
         ("options", "this folder holds a run with other options; give another --out"),
+        ("conditions", "this folder holds a run with other conditions; give another --out"),
         (
             "hashes",
             "it changed since this run began, so its rollouts must not be mixed; go back to it, or give another --out",
@@ -69,12 +76,20 @@ def begin(out: Path, manifest: Mapping[str, Any]) -> None:
         ("engine", "this run was begun on another engine, device or precision; give another --out"),
         ("versions", "other libraries can give other numbers; install those, or give another --out"),
     ):
-        differing = differences(old.get(part, {}), json.loads(json.dumps(manifest.get(part, {}))))
+        differing = differences(_flat(old.get(part)), _flat(json.loads(json.dumps(manifest.get(part)))))
         if differing:
             raise BadInput(f"{out}: {'; '.join(differing)}: {way}")
 
 
+def _flat(part: Any) -> dict[str, Any]:
+    """A part of a manifest as one mapping; each parameter of a condition beside the condition's name."""
+    if isinstance(part, list):
+        return {f"{one['name']}: {key}": value for one in part for key, value in one.items()}
+    return dict(part or {})
+
+
 def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of a run. Raises BadInput if there is none, or it does not hold what every manifest holds."""
     path = out / "manifest.json"
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
@@ -84,6 +99,11 @@ def read_manifest(out: Path) -> dict[str, Any]:
         raise BadInput(f"{path} cannot be read ({error}); restore it, or give another --out") from error
     if not isinstance(whole, dict) or whole.get("schema") != 1:
         raise BadInput(f"{path} is not a manifest of schema 1; it was written by another version")
+    for key, kind in KINDS.items():
+        if not isinstance(whole.get(key), kind):
+            raise BadInput(f"{path} was damaged or edited: {key} is {_short(whole.get(key))}; restore it")
+    if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in whole["conditions"]):
+        raise BadInput(f"{path} was damaged or edited: a condition has no name; restore it")
     return whole
 
 
@@ -101,7 +121,10 @@ def _short(value: object) -> str:
 def manifest(
     scenario: str, options: Mapping[str, Any], conditions: Sequence[Condition], seeds: int, engine: Engine
 ) -> dict[str, Any]:
-    """All that must be equal for a run to go on (options, hashes, engine, versions), and what readers want besides."""
+    """All that must be equal for a run to go on, and what readers want besides.
+
+    The first: options, conditions, hashes, engine, versions. Seeds are no part of it beyond what the options say.
+    """
     dictionary = conditions[0].agent.toolbox.dictionary
     return {
         "schema": 1,
@@ -109,10 +132,7 @@ def manifest(
         "command": command(scenario, options),
         "options": dict(options),
         "seeds": seeds,
-        "conditions": [
-            {"name": c.name, "framing": c.agent.framing.name, "scope": c.agent.framing.scope, **c.parameters}
-            for c in conditions
-        ],
+        "conditions": [_described(c) for c in conditions],
         "hashes": hashes(conditions, engine),
         "engine": {k: v for k, v in asdict(engine.info).items() if k != "versions"},
         "dictionary": {
@@ -123,12 +143,30 @@ def manifest(
             "read at layer": dictionary.reader.layer,
             "notes": list(dictionary.notes),
         },
-        "limits": {
-            "dose cap": conditions[0].agent.toolbox.cap,
-            "most features at once": conditions[0].agent.toolbox.most,
-        },
         "versions": versions(),
         "commit": commit(),
+    }
+
+
+def _described(condition: Condition) -> dict[str, Any]:
+    """All that acts on a condition's rollouts and is a number or a name: consent, limits, sampling, measurement."""
+    agent = condition.agent
+    framing, box, sampling = agent.framing, agent.toolbox, agent.sampling
+    return {
+        "name": condition.name,
+        "framing": framing.name,
+        "scope": framing.scope,
+        "tools": list(framing.tools),
+        "exit tool": "leave" in framing.tools,
+        "dose cap": box.cap,
+        "most features at once": box.most,
+        "inspect_k": box.inspect_k,
+        "search_k": box.search_k,
+        "check": box.check,
+        "steering at the start": box.steering.to_json(),
+        "sampling": {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens},
+        "measurement": {"aggregation": agent.aggregation, "recorded": agent.record_k},
+        "parameters": dict(condition.parameters),
     }
 
 
@@ -161,8 +199,9 @@ def code_hash() -> str:
     sha = hashlib.sha256()
     for package in ("toolkit", "agents", "scenarios"):
         for path in sorted((ROOT / package).rglob("*")):
-            if path.suffix in (".py", ".yaml") and "organism" not in path.parts:
-                sha.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+            inside = path.relative_to(ROOT)
+            if path.suffix in (".py", ".yaml") and "organism" not in inside.parts:
+                sha.update(f"{inside.as_posix()}\0".encode() + path.read_bytes())
     return sha.hexdigest()[:16]
 
 
@@ -200,6 +239,7 @@ def _write(path: Path, whole: Mapping[str, Any]) -> None:
         part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise SelfsteerError(
             f"{path} could not be written ({error.strerror}); make room, or give another --out"
         ) from error

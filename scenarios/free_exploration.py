@@ -6,9 +6,13 @@ Run as `selfsteer run free-exploration`, or as `python scenarios/free_exploratio
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+if __name__ == "__main__":  # run as a file: with the packages beside it, whatever else is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scenarios import setting
 from scenarios.progress import Outcome

@@ -72,6 +72,10 @@ class Progress:
         self.tokens += tokens
         self._show()
 
+    def spare(self, rounds: int) -> None:
+        """These need not be computed in this call: an unfinished rollout had them already."""
+        self._spared += rounds
+
     def ended(self, how: str, spared: int = 0) -> None:
         """A rollout is over; `spared` of its rounds need not be computed in this call."""
         self.done[how] += 1

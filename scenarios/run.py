@@ -63,9 +63,9 @@ def run(
     if len(set(names)) != len(names) or not names:
         raise BadInput(f"conditions must be named apart and there must be one; got {', '.join(names) or 'none'}")
     with locked(out):
-        begin(out, manifest)
-        for condition in conditions:
+        for condition in conditions:  # before anything is written: one that does not fit must not claim the folder
             engine.attach(condition.agent.toolbox.dictionary)
+        begin(out, manifest)
         write_labels(out, conditions[0].agent.toolbox.dictionary)
         waiting = [(c, seed) for seed in range(seeds) for c in conditions]
         progress = Progress(len(waiting), sum(c.rounds for c, _ in waiting), quiet)
@@ -109,21 +109,27 @@ def _drive(
                 outcome.failed_before += live.ended.how == "failed"
                 progress.ended("before", following[0].rounds)
                 continue
-            settle(live, live.begin(rollout(following[0].agent, following[0].script(following[1]))))
+            pending = live.begin(rollout(following[0].agent, following[0].script(following[1])))
+            progress.spare(live.answered)
+            settle(live, pending)
 
-    start()
-    while asked:
-        finished = engine.poll()
-        if not finished:
-            raise SelfsteerError(f"the engine lost {len(asked)} requests; run the same command again to go on")
-        for ticket, result in finished:
-            live = asked.pop(ticket, None)
-            if live is None:
-                continue
-            if isinstance(result, Completion):
-                progress.responded(len(result.tokens))
-            settle(live, live.answer(result if isinstance(result, Completion | Failure) else _odd(result)))
+    try:
         start()
+        while asked:
+            finished = engine.poll()
+            if not finished:
+                raise SelfsteerError(f"the engine lost {len(asked)} requests; run the same command again to go on")
+            for ticket, result in finished:
+                live = asked.pop(ticket, None)
+                if live is None:
+                    continue
+                if isinstance(result, Completion):
+                    progress.responded(len(result.tokens))
+                settle(live, live.answer(result if isinstance(result, Completion | Failure) else _odd(result)))
+            start()
+    finally:  # stopped in the middle: an engine that lives on must not go on computing for nobody
+        for ticket in asked:
+            engine.cancel(ticket)
 
 
 class _Live:
@@ -146,7 +152,11 @@ class _Live:
         if self._record is None or not self._record.events:
             self.path.unlink(missing_ok=True)
             return next(one)
-        resumed = replay(one, self._record.events)
+        try:
+            resumed = replay(one, self._record.events)
+        except BadInput as error:
+            raise BadInput(f"{self.path}: {error}") from error
+        self.answered = self._record.rounds
         keep(self._record, resumed.kept)
         return resumed.pending
 

@@ -163,6 +163,9 @@ def framings_of(framings: str, limits: Limits) -> list[Framing]:
         made.append(framing)
     if not made:
         raise BadInput("no framing was named; use --framings research,potions, say")
+    names = [framing.name for framing in made]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadInput(f"framing {twice} is named twice in --framings; name it once, and use --seeds for more rollouts")
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from scenarios import cli, free_exploration, setting
+from scenarios import cli, folder, free_exploration, setting
 from toolkit.errors import SelfsteerError
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,9 @@ def test_status_report_search_and_inspect_answer(ran: Path) -> None:
     [
         (["run", "free-exploration", "--framings", "reserch"], "research"),
         (["run", "free-exploration", "--framings", ","], "no framing"),
+        (["run", "free-exploration", "--framings", "minimal,minimal"], "minimal is named twice"),
+        (["search", "sea", "-k", "0"], "at least 1"),
+        (["inspect", "x", "-k", "0"], "at least 1"),
         (["run", "free-exploration", "--temperature", "nan"], "temperature"),
         (["run", "free-exploration", "--seeds", "0"], "seeds"),
         (["run", "free-exploration", "--rounds", "0"], "rounds"),
@@ -112,12 +116,71 @@ def test_the_scenario_runs_as_a_file_of_its_own() -> None:
     assert done.returncode == 0 and "--framings" in done.stdout, done.stderr
 
 
-def test_another_package_called_agents_is_found_out(monkeypatch, tmp_path: Path) -> None:
-    import agents
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The sources once more, in a folder with an unlucky name, with a word of their own to be told by."""
+    copy = tmp_path / "organism" / "copy"
+    for package in ("toolkit", "agents", "scenarios", "analysis"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    setting_of_copy = copy / "scenarios" / "setting.py"
+    text = setting_of_copy.read_text(encoding="utf-8")
+    setting_of_copy.write_text(text.replace("Rollouts of each condition.", "COPY"), encoding="utf-8")
+    return copy
 
-    monkeypatch.setattr(agents, "__file__", str(tmp_path / "agents" / "__init__.py"))
-    with pytest.raises(SelfsteerError, match="openai-agents"):
-        cli._own_agents()
+
+def test_a_file_runs_the_checkout_that_it_is_in(checkout: Path) -> None:
+    """Also where another checkout is installed, as it is here: else the record would name code that did not run."""
+    asked = [sys.executable, str(checkout / "scenarios" / "free_exploration.py"), "--help"]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=checkout.parent, check=False)
+    assert done.returncode == 0 and "COPY" in done.stdout, done.stderr
+
+
+def test_the_hash_of_the_code_is_of_the_code_wherever_it_lies(checkout: Path, monkeypatch) -> None:
+    def hashed(root: Path) -> str:
+        monkeypatch.setattr(folder, "ROOT", root)
+        return folder.code_hash.__wrapped__()
+
+    here, there = hashed(ROOT), hashed(checkout)
+    assert here != there  # the copy has another word in it
+    shutil.copy(ROOT / "scenarios" / "setting.py", checkout / "scenarios" / "setting.py")
+    assert hashed(checkout) == here
+
+
+@pytest.mark.parametrize("where", ["before", "over"])
+def test_another_package_called_agents_is_found_out(checkout: Path, where: str) -> None:
+    """One that Python finds first, and one whose installation wrote over this one's files; neither is imported."""
+    foreign = (checkout.parent if where == "before" else checkout) / "agents" / "__init__.py"
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_text("raise RuntimeError('imported')\n")
+    paths = [str(checkout.parent), str(checkout)]
+    code = f"import sys; sys.path[:0] = {paths}; from scenarios import cli; cli.main(['version'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 2 and done.stderr.startswith("selfsteer: the package `agents`"), done.stderr
+    assert "openai-agents" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("manifest", "match"),
+    [
+        ({"schema": 1}, "scenario is null"),
+        ({"schema": 2}, "schema 1"),
+        ({"scenario": "x", "seeds": "3"}, "options is null"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "resume"])
+def test_a_damaged_manifest_is_one_line(tmp_path: Path, command: str, manifest: dict, match: str) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, **manifest}))
+    done = call(command, str(tmp_path))
+    assert isinstance(done.exception, SelfsteerError) and match in str(done.exception)
+
+
+def test_an_error_is_one_line_and_cannot_command_the_terminal(capsys) -> None:
+    def fails() -> None:
+        raise SelfsteerError("first \x1b[31mline\nsecond")
+
+    with pytest.raises(SystemExit):
+        cli._guarded(fails)
+    assert capsys.readouterr().err == "selfsteer: first [31mline second\n"
 
 
 def test_the_script_is_what_a_reviewer_saw() -> None:

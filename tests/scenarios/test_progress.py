@@ -18,3 +18,13 @@ def test_a_line_counts_rollouts_rounds_speed_and_time_left(monkeypatch) -> None:
         shown.ended("failed", 0)
         shown.ended("left", 20)
         assert shown.line() == "3 of 4 rollouts, 1 failed, 10 rounds, 100 tokens/s"
+
+
+def test_rounds_that_a_record_held_are_not_waited_for(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    with Progress(total=1, rounds=20, quiet=True) as shown:
+        shown.spare(15)
+        shown.responded(10)
+        now[0] = 2.0
+        assert shown.line() == "0 of 1 rollouts, 1 rounds, 5 tokens/s, at most 0:08 left"

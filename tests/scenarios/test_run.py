@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from scenarios import folder
 from scenarios import run as running
 from tests.scenarios.driving import answer, condition, do, engine, residuals
+from toolkit.engines.base import Sampling
 from toolkit.engines.scripted import ScriptedEngine
 from toolkit.errors import BadInput, SelfsteerError, SteeringError
 
@@ -151,7 +153,7 @@ def test_a_changed_engine_answer_is_found_out_on_resuming(whole: Path, tmp_path:
     path = tmp_path / "x" / "rollouts" / "a" / "0000.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]).replace("Continue.", "Go on."))
-    with pytest.raises(BadInput, match="does not come out the same"):
+    with pytest.raises(BadInput, match=r"a/0000\.jsonl: the record does not come out the same"):
         do(tmp_path / "x")
 
 
@@ -175,6 +177,64 @@ def test_a_folder_of_another_run_is_refused(whole: Path, tmp_path: Path, part: s
     with pytest.raises(BadInput, match=match) as refused:
         do(tmp_path / "x")
     assert key in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_finished_rollouts_are_not_mixed_with_others_of_the_same_name(tmp_path: Path) -> None:
+    """Who calls run() from Python has options of their own; what acts on a rollout is compared all the same."""
+    on = engine()
+    first = condition("a", on)
+
+    def again(**changed) -> None:
+        one = replace(first, agent=replace(first.agent, **changed))
+        running.run([one], 1, on, tmp_path, running.manifest("test", {}, [one], 1, on), quiet=True)
+
+    again()
+    again()
+    box = first.agent.toolbox
+    for changed in (
+        {"sampling": Sampling(temperature=1.5, max_tokens=64)},
+        {"toolbox": replace(box, cap=9.0)},
+        {"toolbox": replace(box, inspect_k=3)},
+        {"framing": replace(first.agent.framing, tools=("inspect", "leave"))},
+        {"record_k": 5},
+    ):
+        with pytest.raises(BadInput, match="other conditions"):
+            again(**changed)
+
+
+def test_what_lies_in_a_folder_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text('{"0": "mine"}')
+    with pytest.raises(BadInput, match="no run wrote"):
+        do(tmp_path)
+    assert (tmp_path / "labels.json").read_text() == '{"0": "mine"}'
+
+
+def test_a_dictionary_that_does_not_fit_claims_no_folder(tmp_path: Path) -> None:
+    class Fitting(ScriptedEngine):
+        def attach(self, dictionary) -> None:
+            raise BadInput("it does not fit")
+
+    with pytest.raises(BadInput, match="does not fit"):
+        do(tmp_path, on=Fitting(answer, residuals=residuals))
+    assert not (tmp_path / "manifest.json").exists()
+    assert do(tmp_path, seeds=1).ended == {"finished": 2}
+
+
+def test_a_stopped_run_leaves_the_engine_idle(tmp_path: Path) -> None:
+    asked = iter(range(1000))
+
+    def stopped(request):
+        if next(asked) == 9:
+            raise KeyboardInterrupt
+        return answer(request)
+
+    on = engine(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        do(tmp_path / "x", on=on)
+    assert on.poll() == []
+    do(tmp_path / "x", on=on)
+    do(tmp_path / "calm")
+    assert records(tmp_path / "x") == records(tmp_path / "calm")
 
 
 def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
