@@ -96,10 +96,14 @@ def finish(
     del trained_on
     labels, facts = describe(model, tokenizer, source, recipe, norm, out)
     manifest: dict[str, object] = {
-        "prompts": prompts_digest(source.own), "hook_layer": HOOK_LAYER, "mean_residual_norm": norm,
-        "unit_in_norms": {"sae": SAE_UNIT_IN_NORMS, "vectors": VECTOR_UNIT_IN_NORMS}, "recipe": json.loads(json.dumps(asdict(recipe), default=str)), **facts,
+        "prompts": prompts_digest(source.own),
+        "hook_layer": HOOK_LAYER,
+        "mean_residual_norm": norm,
+        "unit_in_norms": {"sae": SAE_UNIT_IN_NORMS, "vectors": VECTOR_UNIT_IN_NORMS},
+        "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
+        **facts,
         "labels": {str(x.feature): asdict(x) for x in labels},
-    }  # fmt: skip
+    }
     (out / "labels.json").write_text(json.dumps({str(x.feature): x.text for x in labels}, indent=0) + "\n")
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
