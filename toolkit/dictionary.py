@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from toolkit.labels import Labels, Status
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One search result: cosine similarity of the query and the label."""
-
-    feature: int
-    similarity: float
+    from toolkit.labels import Hit, Labels, Status
 
 
 class Directions(Protocol):

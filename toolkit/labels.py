@@ -22,7 +22,6 @@ from toolkit.errors import BadInput
 from toolkit.randomness import stream
 
 if TYPE_CHECKING:
-    from toolkit.dictionary import Hit
     from toolkit.search import LabelIndex
 
 Status = Literal["real", "filtered", "missing"]
@@ -37,6 +36,14 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 _STAND_INS = {"missing": "unlabelled feature {}", "filtered": "filtered feature {}", "opaque": "feature_{}"}
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One search result: cosine similarity of the query and the label."""
+
+    feature: int
+    similarity: float
 
 
 @dataclass(frozen=True)

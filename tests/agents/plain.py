@@ -12,9 +12,10 @@ from typing import Any
 from agents import transcript as record
 from agents.framing import PromptVariables, load_framing
 from agents.rollout import Agent, Measure, Rollout, Script, Turn, rollout
-from toolkit.dictionary import FeatureDictionary, Hit
+from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.base import Completion, Failure, Generate
 from toolkit.engines.scripted import ScriptedEngine
+from toolkit.labels import Hit
 from toolkit.steering import Steering
 from toolkit.tools import Reading, Toolbox
 
