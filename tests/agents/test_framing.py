@@ -26,10 +26,10 @@ SHIPPED = [*names_of(FRAMINGS), "potions x research", "research x potions"]
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_rendered_prompt_is_the_committed_one(name: str) -> None:
-    """Write them anew with SELFSTEER_SNAPSHOTS=write, and read the diff."""
+    """Write them anew with SNAPSHOTS=write, and read the diff."""
     shown = load_framing(name).system_prompt(VARIABLES) + "\n"
     path = SNAPSHOTS / f"{name.replace(' ', '_')}.txt"
-    if os.environ.get("SELFSTEER_SNAPSHOTS") == "write":
+    if os.environ.get("SNAPSHOTS") == "write":
         path.parent.mkdir(exist_ok=True)
         path.write_text(shown, encoding="utf-8")
     assert shown == path.read_text(encoding="utf-8")
