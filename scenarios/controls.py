@@ -19,7 +19,7 @@ from agents.monitor import health
 from agents.rollout import Turn
 from scenarios.bench import Bench, Events, agent, condition, external, of_kind, share, transcripts, unsteer
 from toolkit.opening import open_dictionary
-from toolkit.organism import ASSETS, MODEL, SAE, VECTORS
+from toolkit.organism import ASSETS
 from toolkit.organism.lexicon import Style, lexicon
 
 if TYPE_CHECKING:
@@ -44,13 +44,14 @@ class Control:
     holds: bool
 
 
-def controls(rollouts: int = 8, seed: int = 0, quiet: bool = False) -> list[Control]:
-    """All controls, each over about `rollouts` rollouts a condition."""
+def controls(rollouts: int = 8, seed: int = 0, quiet: bool = False, assets: Path = ASSETS) -> list[Control]:
+    """All controls of the organism in folder `assets`, each over about `rollouts` rollouts a condition."""
     from toolkit.engines.local import LocalEngine
 
-    engine = LocalEngine(str(MODEL))
-    bench = Bench(engine, open_dictionary(SAE), open_dictionary(VECTORS), lexicon(), seed)
-    found = [*size(), *features(bench, quiet)]
+    engine = LocalEngine(str(assets / "model"))
+    sae, vectors = open_dictionary(assets / "sae"), open_dictionary(assets / "vectors")
+    bench = Bench(engine, sae, vectors, lexicon(), seed)
+    found = [*size(assets), *features(assets)]
     for part in (tools, speed, silence, doses, persistence, removal):
         if not quiet:
             print(f"{part.__name__} ...", file=sys.stderr, flush=True)
@@ -61,14 +62,15 @@ def controls(rollouts: int = 8, seed: int = 0, quiet: bool = False) -> list[Cont
 # ---------------------------------------------------------------------- the controls
 
 
-def size() -> list[Control]:
-    total = sum(p.stat().st_size for p in ASSETS.rglob("*") if p.is_file())
+def size(assets: Path) -> list[Control]:
+    parts = [assets / "labels.json", *(p for d in ("model", "sae", "vectors") for p in (assets / d).rglob("*"))]
+    total = sum(p.stat().st_size for p in parts if p.is_file())
     return [Control("model, SAE, labels and vectors", "<= 15 MB", f"{total / 1e6:.2f} MB", 1, total <= LIMIT_BYTES)]
 
 
-def features(bench: Bench, quiet: bool) -> list[Control]:
+def features(assets: Path) -> list[Control]:
     """F1 and explained variance as the build scored them, on documents that picked no label."""
-    facts = json.loads((ASSETS / "manifest.json").read_text())
+    facts = json.loads((assets / "manifest.json").read_text())
     n = facts["scored_on_tokens"]
     styles = sum(v >= 0.7 for v in facts["styles"].values())
     topics = sum(v >= 0.7 for v in facts["topics"].values())
@@ -327,12 +329,13 @@ def main(arguments: Sequence[str] = ()) -> int:
         "--rollouts", type=int, default=16, help="rollouts a condition; some controls take twice as many"
     )
     parser.add_argument(
-        "--seed", type=int, default=7, help="of every rollout; the unit of strength was chosen with seed 0"
+        "--seed", type=int, default=7, help="of every rollout; the units of strength were chosen with seeds 0, 3 and 7"
     )
+    parser.add_argument("--organism", type=Path, default=ASSETS, help="folder of another build of it")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a number misses its target")
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON to this file")
     options = parser.parse_args(list(arguments))
-    found = controls(options.rollouts, options.seed)
+    found = controls(options.rollouts, options.seed, assets=options.organism)
     Console().print(table(found))
     if options.out is not None:
         options.out.write_text(json.dumps([vars(c) for c in found], indent=1) + "\n")
