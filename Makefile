@@ -41,8 +41,8 @@ controls: .venv/ready ## every number that the organism must reach, measured
 bench: .venv/ready ## speed and memory against what people would use instead
 	$(BIN)/python -m benchmarks.run --large
 
-organism: .venv/ready ## train the organism anew, from nothing
-	$(BIN)/python -m toolkit.organism.build --out build/organism
+organism: .venv/ready ## train an organism from nothing, in under an hour
+	$(BIN)/python -m toolkit.organism.build --out build/organism --minutes 45
 
 clean: ## forget the set-up
 	rm -rf .venv build
