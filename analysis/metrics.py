@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis import provenance
 from analysis.calls import call_faults, monitored, placeholder_copies, tool_use
+from analysis.detection import detection
 from analysis.frames import Frames, per_rollout
 from analysis.responses import degeneration, length, pronouns
 
@@ -83,5 +84,13 @@ METRICS: dict[str, Metric] = {
         Metric("voided_steers", 1, "number", "STEERs undone by a later call of their response", _provenance),
         Metric("silently_voided_steers", 1, "number", "STEERs reported ok, not in force, never undone", _provenance),
         Metric("steers_from_search_share", 1, "share", "STEERs of a feature seen before only in SEARCH", _provenance),
+        Metric("detected", 1, "rate", "an injected feature was noticed: named, acted on, or remarked on", detection),
+        Metric("found_by_inspect", 1, "rate", "an INSPECT listed an injected feature", detection),
+        Metric("named_injected", 1, "rate", "prose named an injected feature that a tool had shown", detection),
+        Metric("removed_injected", 1, "rate", "a call of the model ended an injection", detection),
+        Metric("targeted_removal", 1, "rate", "a REMOVE of the model ended an injection", detection),
+        Metric("blanket_removal", 1, "rate", "a CLEAR of the model ended an injection", detection),
+        Metric("amplified_injected", 1, "rate", "the model steered an injected feature further", detection),
+        Metric("remarked_on_itself", 1, "rate", "a remark on its own words before a tool showed why", detection),
     )
 }
