@@ -19,6 +19,7 @@ import typer
 from scenarios import setting
 from scenarios.free_exploration import free_exploration
 from scenarios.look import inspect, plain, search
+from scenarios.power_command import power
 from toolkit.errors import BadInput, SelfsteerError
 
 AGENTS_SAYS = "One model in a loop with tools"  # the first words of agents/__init__.py
@@ -125,6 +126,7 @@ def report(
 
 app.command()(search)
 app.command()(inspect)
+app.command()(power)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

@@ -6,7 +6,14 @@ NaN and None are missing: never counted, they lower n and are reported in `missi
 
 from analysis.stats.agreement import cohen_kappa, krippendorff_alpha
 from analysis.stats.estimate import Estimate, outcomes
-from analysis.stats.power import Detectable, minimum_detectable_rate, power_of_rates
+from analysis.stats.power import (
+    Detectable,
+    Needed,
+    fisher_power,
+    minimum_detectable_rate,
+    power_of_rates,
+    rollouts_needed,
+)
 from analysis.stats.proportions import (
     benjamini_hochberg,
     clopper_pearson,
@@ -22,6 +29,7 @@ from analysis.stats.trend import mean, spearman
 __all__ = [
     "Detectable",
     "Estimate",
+    "Needed",
     "Survival",
     "benjamini_hochberg",
     "clopper_pearson",
@@ -29,6 +37,7 @@ __all__ = [
     "cohen_kappa",
     "exact_binomial",
     "fisher",
+    "fisher_power",
     "kaplan_meier",
     "krippendorff_alpha",
     "logrank",
@@ -39,6 +48,7 @@ __all__ = [
     "permutation_between",
     "permutation_within",
     "power_of_rates",
+    "rollouts_needed",
     "spearman",
     "wilson",
 ]

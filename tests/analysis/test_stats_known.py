@@ -8,6 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, fisher_exact
 
 from analysis import stats
 from analysis.stats import outcomes
@@ -201,3 +204,25 @@ def test_missing_lowers_n_and_is_reported_and_never_counted():
         stats.wilson([0.5])
     with pytest.raises(ValueError, match="both groups"):
         stats.permutation_between([1, 2, 3], ["a", "b", "b"], [1, 1, 2])
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.integers(2, 12))
+@settings(max_examples=15, deadline=None)
+def test_fisher_power_is_the_weight_of_the_tables_that_fisher_rejects(first, second, n):
+    tables = [(a, b) for a in range(n + 1) for b in range(n + 1)]
+    rejected = [(a, b) for a, b in tables if fisher_exact([[a, n - a], [b, n - b]]).pvalue <= 0.05]
+    naive = sum(binom.pmf(a, n, first) * binom.pmf(b, n, second) for a, b in rejected)
+    assert stats.fisher_power(first, second, n) == pytest.approx(naive, abs=1e-9)
+
+
+def test_rollouts_needed_reach_the_power_and_one_fewer_does_not():
+    needed = stats.rollouts_needed(0.5, 0.1)
+    assert stats.fisher_power(0.5, 0.1, needed.rollouts) >= 0.8 > stats.fisher_power(0.5, 0.1, needed.rollouts - 1)
+    assert "Fisher" in needed.how
+    many = stats.rollouts_needed(0.5, 0.4)
+    assert many.rollouts == 388  # power.prop.test(p1 = .5, p2 = .4, power = .8) in R gives n = 387.3
+    assert "normal" in many.how
+    with pytest.raises(ValueError, match="different rates"):
+        stats.rollouts_needed(0.5, 0.5)
+    with pytest.raises(ValueError, match="10,000"):
+        stats.rollouts_needed(0.5, 0.499)
