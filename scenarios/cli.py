@@ -18,6 +18,7 @@ import typer
 
 from scenarios import setting
 from scenarios.free_exploration import free_exploration
+from scenarios.judge_command import judge
 from scenarios.look import inspect, plain, search
 from scenarios.power_command import power
 from toolkit.errors import BadInput, SelfsteerError
@@ -127,6 +128,7 @@ def report(
 app.command()(search)
 app.command()(inspect)
 app.command()(power)
+app.command()(judge)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
