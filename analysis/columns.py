@@ -47,6 +47,7 @@ ROLLOUT_COLUMNS = (
         ("condition", "file.condition", "string", "folder of the rollout: one condition of the run"),
         ("seed", "start.seed", "Int64", "seed of the run"),
         ("number", "start.rollout", "string", "which rollout of its condition"),
+        ("parameters", "start.condition", "object", "the parameters of its condition"),
         ("scenario", "start.scenario", "string", "the script that was run"),
         ("framing", "start.framing.name", "string", "narrative, theme and tools offered"),
         ("framing_digest", "start.framing.digest", "string", "hash of the framing's text"),

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from scenarios import setting
+from scenarios.framing_factorial import framing_factorial
 from scenarios.free_exploration import free_exploration
 from scenarios.judge_command import judge
 from scenarios.look import inspect, plain, search
@@ -164,7 +165,10 @@ def _run_and_say(scenario: Callable[..., Any]) -> Callable[..., None]:
     return command
 
 
-SCENARIOS: dict[str, Callable[..., Any]] = {"free-exploration": free_exploration}
+SCENARIOS: dict[str, Callable[..., Any]] = {
+    "free-exploration": free_exploration,
+    "framing-factorial": framing_factorial,
+}
 for _name, _scenario in SCENARIOS.items():
     scenarios.command(_name)(_run_and_say(_scenario))
 
