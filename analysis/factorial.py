@@ -12,6 +12,7 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 
+from analysis.frames import Frames
 from analysis.stats import Estimate
 from toolkit.errors import BadInput
 
@@ -31,9 +32,17 @@ class Effect:
     estimate: Estimate
 
 
-def factors_of(parameters: pd.DataFrame) -> list[str]:
-    """The columns of `parameters` (a row per rollout) with more than one level: what a design varied."""
-    return [str(c) for c in parameters if parameters[c].dropna().nunique() > 1]
+def design(frames: Frames) -> pd.DataFrame:
+    """What the conditions of a run cross: a column per parameter that varies, a row per rollout that counts.
+
+    No columns unless every combination of the levels occurs.
+    """
+    here = frames.rollouts[frames.rollouts["rollout"].isin(frames.counted)].set_index("rollout")["parameters"]
+    rows = [p if isinstance(p, dict) else {} for p in here]
+    levels = pd.DataFrame(rows, index=here.index).map(str, na_action="ignore").dropna(axis=1)
+    varied = levels[[c for c in levels if levels[c].nunique() > 1]]
+    crossing = np.prod([varied[c].nunique() for c in varied])
+    return varied if len(varied.drop_duplicates()) == crossing else varied.iloc[:, :0]
 
 
 def effects(

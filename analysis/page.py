@@ -18,7 +18,8 @@ from analysis.plots import DARK, LIGHT, Drawing
 from analysis.safe import for_html, json_for_html
 from analysis.stats import Estimate
 from analysis.summary import Summary
-from analysis.tables import SHORT, Table, asked, found, rate, tables
+from analysis.tables import asked, found, tables
+from analysis.words import SHORT, Table, rate
 
 HERE = Path(__file__).parent
 PAGE_BYTES = 4_000_000

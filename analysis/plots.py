@@ -116,8 +116,8 @@ def _forest(summary: Summary, name: str, title: str, metrics: Sequence[str]) -> 
     missing = sum(c.estimate.missing for c in cells)
     caption = (
         f"{title} by {summary.by}. Points are shares of rollouts, bars {cells[0].estimate.how} intervals; "
-        f"n = {_range(sizes)} rollouts per group, {missing or 'no'} missing values. {_sentence(what)} "
-        f"{_filters(summary)}"
+        f"n = {span(sizes)} rollouts per group, {missing or 'no'} missing values. {_sentence(what)} "
+        f"{filtered(summary)}"
     )
 
     def draw(palette: Palette) -> Figure:
@@ -159,11 +159,11 @@ def _calls_by_round(frames: Frames, summary: Summary, groups: dict[str, list[str
     caption = (
         f"Tool calls carried out per round, by {summary.by}. Lines are means over the rollouts that reached the round, "
         f"bands Student t 95% intervals over rollouts (cut at 0; none where all are equal); "
-        f"n = {_range(len(i) for i in groups.values())} rollouts per group. {_filters(summary)}"
+        f"n = {span(len(i) for i in groups.values())} rollouts per group. {filtered(summary)}"
     )
 
     def draw(palette: Palette) -> Figure:
-        figure, axes = _grid(len(series))
+        figure, axes = panels(len(series))
         top = max((s[["value", "high"]].max().max() for s in series.values() if len(s)), default=1.0)
         for ax, (group, s) in zip(axes, series.items(), strict=False):
             ax.fill_between(s["round"], s["low"], s["high"], color=palette.accent, alpha=0.2, lw=0)
@@ -198,7 +198,7 @@ def _strengths(frames: Frames, summary: Summary, groups: dict[str, list[str]]) -
     caption = (
         f"Strengths that the model chose, by {summary.by}: one point per STEER call carried out (an action, not a "
         f"round in force), {len(chosen)} calls of {chosen['rollout'].nunique()} rollouts; bars: medians of calls. "
-        f"Calls of one rollout are not independent; no interval is given. Unit: {plain(unit)}. {_filters(summary)}"
+        f"Calls of one rollout are not independent; no interval is given. Unit: {plain(unit)}. {filtered(summary)}"
     )
     values = {g: chosen.loc[chosen["rollout"].isin(ids), "strength"].to_numpy(float) for g, ids in groups.items()}
 
@@ -243,7 +243,7 @@ def _active_and_steered(summary: Summary) -> Drawing | None:
         f"Most active against most steered features, by the number of rollouts in which a feature was in the automatic "
         f"INSPECT or was steered by a call of the model. The two lists of {found.k} share {shared} features "
         f"(a range where ties for the last places, {found.ties_active} active and {found.ties_steered} steered, can be "
-        f"broken in several ways). Up to {shown} are drawn, ties by number; filled: in both lists. {_filters(summary)}"
+        f"broken in several ways). Up to {shown} are drawn, ties by number; filled: in both lists. {filtered(summary)}"
     )
 
     def draw(palette: Palette) -> Figure:
@@ -274,7 +274,8 @@ def _active_and_steered(summary: Summary) -> Drawing | None:
     return Drawing("active_and_steered", "Most active against most steered", caption, draw)
 
 
-def _grid(count: int) -> tuple[Figure, list[Axes]]:
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """`count` axes in rows of three, all with the same scales."""
     columns = min(3, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(WIDTH_IN, 0.6 + 1.35 * rows))
@@ -284,12 +285,14 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _range(sizes: Iterable[int]) -> str:
+def span(sizes: Iterable[int]) -> str:
+    """Sizes of groups in words: one number, or from the smallest to the largest."""
     known = sorted(set(sizes))
     return str(known[0]) if len(known) == 1 else f"{known[0]} to {known[-1]}"
 
 
-def _filters(summary: Summary) -> str:
+def filtered(summary: Summary) -> str:
+    """The end of a caption: which run, and what was left out."""
     return f"Run {summary.run}; filters: {', '.join(summary.filters) or 'none'}."
 
 

@@ -14,13 +14,16 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from analysis.coding import judgements
 from analysis.frames import load
 from analysis.page import Pictured, pages
 from analysis.plots import drawings
+from analysis.plots_injected import injected_drawings
 from analysis.rollouts import labels_shown, rollout_data
 from analysis.safe import for_markdown, plain
 from analysis.summary import Summary, summarise
-from analysis.tables import Table, asked, found, tables
+from analysis.tables import asked, found, tables
+from analysis.words import Table
 
 MOST_ROWS = 12
 """Rows of one table in the terminal; files have them all."""
@@ -46,10 +49,11 @@ def report(run_dir: str | Path, out: str | Path | None = None, by: str = "condit
     Files are replaced whole. Raises BadInput if the folder holds no transcript.
     """
     frames = load(run_dir)
-    summary = summarise(frames, by=by)
+    judged = judgements(run_dir)
+    summary = summarise(frames, by=by, judged=judged if len(judged) else None)
     folder = Path(out) if out is not None else Path(run_dir) / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [Pictured.of(d) for d in drawings(frames, summary)]
+    pictures = [Pictured.of(d) for d in (*injected_drawings(frames, summary), *drawings(frames, summary))]
     figures = tuple(_write(folder / f"{p.drawing.name}.png", p.light) for p in pictures)
     markdown = _write(folder / "report.md", _markdown(summary, pictures).encode("utf-8", "replace"))
     data = rollout_data(frames, by)

@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import provenance, stats
+from analysis import detection, provenance, stats
+from analysis.coding import agreement
+from analysis.factorial import Effect, design, effects
 from analysis.frames import WHOLE, Frames
 from analysis.metrics import METRICS, Metric, measured
 from analysis.provenance import Overlap
@@ -46,9 +48,21 @@ NUMBERS = (
     "silently_voided_steers",
     "steers_from_search_share",
 )
+INJECTED = (
+    "detected",
+    "found_by_inspect",
+    "named_injected",
+    "removed_injected",
+    "targeted_removal",
+    "blanket_removal",
+    "amplified_injected",
+    "remarked_on_itself",
+)
+"""Rates of runs in which something was injected."""
 COMPARED = ("used_tools", "steered", "degenerate_same_index", "degenerate_loop")
-"""Rates that are tested between groups; fixed here, so that nobody picks them after looking."""
-
+COMPARED_INJECTED = ("detected", "removed_injected")
+"""Rates that are tested between groups, the second where something was injected; fixed here, so that nobody picks them
+after looking."""
 
 SETTING = (
     "scenario",
@@ -104,7 +118,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that a report says. by: the column of rollouts that makes the groups. setting: what was the same."""
+    """Everything that a report says. by: the column of rollouts that makes the groups. setting: what was the same.
+
+    categories: rollouts of each group by detection.CATEGORIES; agreement: kappa of each judge with them; effects: of
+    the factors that the conditions cross. All three are empty in runs that have no such thing.
+    """
 
     run: str
     by: str
@@ -115,6 +133,9 @@ class Summary:
     rates: tuple[Cell, ...]
     numbers: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
+    categories: tuple[tuple[str, tuple[int, ...]], ...]
+    agreement: tuple[tuple[str, stats.Estimate], ...]
+    effects: tuple[tuple[Metric, Effect], ...]
     provenance: tuple[tuple[str, int], ...]
     overlap: Overlap
     unfinished: int
@@ -129,12 +150,24 @@ class Summary:
 
 
 def summarise(
-    frames: Frames, by: str = "condition", rates: Sequence[str] = RATES, numbers: Sequence[str] = NUMBERS, top: int = 20
+    frames: Frames,
+    by: str = "condition",
+    rates: Sequence[str] = RATES,
+    numbers: Sequence[str] = NUMBERS,
+    top: int = 20,
+    judged: pd.DataFrame | None = None,
 ) -> Summary:
-    """Compute every table of the report. `by` is a column of rollouts, such as condition, framing or arm."""
+    """Compute every table of the report. `by` is a column of rollouts, such as condition, framing or arm.
+
+    judged: judgements of a second coder (coding.judgements), where there are any.
+    """
     groups = grouping(frames, by)
+    injected = bool((frames.steering["source"] == "external").any())
+    rates = (*rates, *(INJECTED if injected else ()))
     names = [n for n in (*rates, *numbers) if n != "monitor_unhealthy" or len(frames.notes)]
     values = measured(frames, names)
+    tested = [r for r in (*COMPARED, *COMPARED_INJECTED) if r in rates]
+    coded = detection.categories(frames, by) if injected else pd.DataFrame()
     steers = provenance.steers(frames)
     steers = steers[steers["rollout"].isin(frames.counted)]
     origin = steers["provenance"].value_counts()
@@ -147,7 +180,12 @@ def summarise(
         counts=tuple(_counts(frames, by, groups)),
         rates=tuple(_cells(values, groups, rates)),
         numbers=tuple(_cells(values, groups, numbers)),
-        comparisons=tuple(compare(values, groups, [r for r in COMPARED if r in rates])),
+        comparisons=tuple(compare(values, groups, tested)),
+        categories=tuple(
+            (str(g), tuple(int(n) for n in row)) for g, row in zip(coded.index, coded.to_numpy(), strict=True)
+        ),
+        agreement=tuple(agreement(frames, judged).items()) if judged is not None else (),
+        effects=tuple(crossed(frames, values, tested)),
         provenance=tuple((k, int(origin.get(k, 0))) for k in ("search", "inspect", "both", "neither")),
         overlap=provenance.overlap(frames, top),
         unfinished=len(frames.unfinished),
@@ -183,6 +221,14 @@ def compare(table: pd.DataFrame, groups: dict[str, list[str]], rates: Sequence[s
             found.append((METRICS[name], first, second, stats.newcombe(a, b), stats.fisher(a, b)))
     adjusted = stats.benjamini_hochberg([f.p for *_, f in found])
     return [Comparison(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
+
+
+def crossed(frames: Frames, table: pd.DataFrame, rates: Sequence[str]) -> Iterable[tuple[Metric, Effect]]:
+    """Main effects and interactions of two factors at a time on every rate; none unless conditions cross factors."""
+    levels = design(frames)
+    if levels.shape[1] >= 2:
+        for name in rates:
+            yield from ((METRICS[name], effect) for effect in effects(table.loc[levels.index, name], levels))
 
 
 def rates_frame(cells: Iterable[Cell]) -> pd.DataFrame:

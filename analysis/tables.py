@@ -7,38 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from analysis.stats import Estimate, minimum_detectable_rate
-from analysis.summary import Cell, Summary
+from analysis import findings
+from analysis.stats import minimum_detectable_rate
+from analysis.summary import INJECTED, Cell, Summary
+from analysis.words import SHORT, Table, p_value, rate, worded
 
-SHORT = {
-    "used_tools": "used a tool",
-    "used_tools_first_round": "in round 1",
-    "steered": "steered itself",
-    "copied_placeholder": "copied prompt",
-    "degenerate_same_index": "degenerate",
-    "degenerate_difflib": "by difflib",
-    "degenerate_equal": "identical",
-    "degenerate_last_five": "last five",
-    "degenerate_loop": "loops",
-    "monitor_unhealthy": "monitor",
-    "calls": "calls",
-    "steers": "steers",
-    "searches": "searches",
-    "median_strength": "strength",
-    "malformed_share": "malformed",
-    "repeats": "repeats",
-    "first_person": "I / 1,000 words",
-    "second_person": "you / 1,000 words",
-    "words_per_response": "words",
-    "vocabulary": "vocabulary",
-    "cut_off_share": "cut off",
-    "portfolio_rounds": "feature-rounds",
-    "voided_steers": "voided",
-    "silently_voided_steers": "silently voided",
-    "steers_from_search_share": "from search",
-}
+__all__ = ["asked", "found", "tables"]
+
 TOOL_RATES = ("used_tools", "used_tools_first_round", "steered", "copied_placeholder")
 TOOL_NUMBERS = (
     "calls",
@@ -53,16 +29,6 @@ TEXT_NUMBERS = ("first_person", "second_person", "words_per_response", "vocabula
 STATE_NUMBERS = ("steers", "portfolio_rounds", "voided_steers", "silently_voided_steers")
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a title, with a note that says how they were made. The first column names the row."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-
 def tables(summary: Summary) -> list[Table]:
     """Every table of the report, in its order."""
     degeneration = tuple(c.metric.name for c in summary.rates if c.metric.name.startswith("degenerate"))
@@ -74,6 +40,10 @@ def tables(summary: Summary) -> list[Table]:
         _cells(summary, "Calls per rollout", TOOL_NUMBERS, summary.numbers),
         _cells(summary, "Actions and state per rollout", STATE_NUMBERS, summary.numbers),
         _cells(summary, "Text", TEXT_NUMBERS, summary.numbers),
+        _cells(summary, "Noticing what was injected", INJECTED, summary.rates),
+        findings.categories(summary),
+        findings.agreement(summary),
+        findings.effects(summary),
         _comparisons(summary),
         _provenance(summary),
         _overlap(summary),
@@ -109,37 +79,6 @@ def found(summary: Summary) -> list[str]:
             f"{by['inspect']} in INSPECT alone, {by['both']} in both, {by['neither']} in neither."
         )
     return lines
-
-
-def rate(estimate: Estimate) -> str:
-    """A proportion as text, n left out: "42% [31, 54]"."""
-    if math.isnan(estimate.value):
-        return "no data" if estimate.n == 0 else "undefined"
-    if math.isnan(estimate.low):
-        return f"{100 * estimate.value:.0f}%"
-    return f"{100 * estimate.value:.0f}% [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
-
-
-def number(estimate: Estimate) -> str:
-    """A mean as text, n left out: "3.2 [1.0, 5.4]"."""
-    if math.isnan(estimate.value):
-        return "no data" if estimate.n == 0 else "undefined"
-    digits = 0 if abs(estimate.value) >= 100 else 1 if abs(estimate.value) >= 10 else 2
-    text = f"{estimate.value:.{digits}f}"
-    return text if math.isnan(estimate.low) else f"{text} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def worded(cell: Cell) -> str:
-    """The estimate of a cell; where values are missing, with how many of how many rollouts it rests on."""
-    text = number(cell.estimate) if cell.metric.kind == "number" else rate(cell.estimate)
-    e = cell.estimate
-    return f"{text} ({e.n} of {e.n + e.missing})" if e.missing else text
-
-
-def p_value(p: float) -> str:
-    if math.isnan(p):
-        return "undefined"
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
 def _rollouts(summary: Summary) -> Table:

@@ -30,13 +30,15 @@ def rows(*features: int) -> list[dict[str, Any]]:
 class Story:
     """One rollout, told round by round; `write` puts it into a run folder."""
 
-    def __init__(self, condition: str = "research", seed: int = 0, **start: Any) -> None:
+    def __init__(
+        self, condition: str = "research", seed: int = 0, parameters: dict[str, Any] | None = None, **start: Any
+    ) -> None:
         self.condition, self.seed, self.round, self.order = condition, seed, 0, 0
         self.force: list[dict[str, Any]] = []
         facts: dict[str, Any] = {
             "scenario": "free-exploration",
             "name": condition,
-            "condition": {"framing": condition},
+            "condition": {"framing": condition} if parameters is None else parameters,
             "seed": 7,
             "rollout": seed,
             "model": {"name": "organism"},

@@ -10,7 +10,11 @@ import pytest
 from analysis import load
 from analysis.detection import CATEGORIES, categories, curves, detections, order, times
 from analysis.metrics import METRICS
+from analysis.plots import LIGHT
+from analysis.plots_injected import injected_drawings
 from analysis.remarks import quality, remarked, shipped
+from analysis.summary import summarise
+from analysis.tables import tables
 from tests.analysis.synthetic import Story, held
 
 PIRATE = held(12, 0.6, "external")
@@ -139,3 +143,28 @@ def test_the_coder_of_remarks_is_as_good_as_it_says() -> None:
 )
 def test_what_published_coders_took_for_detection_is_none(text: str) -> None:
     assert remarked(text) is None
+
+
+def test_the_report_tells_what_became_of_the_injection(tmp_path: Path) -> None:
+    remove(inspect(story(0), 12).say("REMOVE(12)")).say("Rain.").end().write(tmp_path)
+    story(1).say("Rain.").end().write(tmp_path)
+    judged = pd.DataFrame(
+        [
+            {"question": "detection", "version": 1, "judge": "j", "rollout": r, "item": "", "code": c, "round": 1}
+            for r, c in (("plain/0", "targeted removal"), ("plain/1", "no detection"))
+        ]
+    )
+    frames = load(tmp_path)
+    summary = summarise(frames, judged=judged)
+    assert summary.cell("detected", "plain").value == 0.5
+    said = {t.title: t for t in tables(summary)}
+    assert said["What it did about the injection"].rows[0][:3] == ("plain", "2", "1")
+    assert summary.agreement[0][1].value == 1 and said["Agreement of coders"].rows[0][0] == "j"
+    assert "noticed" in said["Noticing what was injected"].columns
+    assert [d.name for d in injected_drawings(frames, summary)] == ["noticing"]
+    assert injected_drawings(frames, summary)[0].png(LIGHT).startswith(b"\x89PNG")
+    plain_run = tmp_path / "other"
+    Story("plain").say("Rain.").end().write(plain_run)
+    assert not {"Noticing what was injected", "Agreement of coders"} & {
+        t.title for t in tables(summarise(load(plain_run)))
+    }

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.factorial import effects, factors_of
+from analysis.factorial import design, effects
+from analysis.frames import load
+from analysis.summary import summarise
+from analysis.tables import tables
+from tests.analysis.synthetic import Story
 from toolkit.errors import BadInput
 
 LEVELS = (("potions", "research"), ("a", "b", "c"))
@@ -35,9 +41,9 @@ def test_without_noise_the_planted_effects_come_back_exactly() -> None:
 
 
 def test_effects_of_a_factor_sum_to_zero_and_unequal_cells_weigh_the_same() -> None:
-    values, design = planted(1, 4)
-    values, design = pd.concat([values, values[:3]]), pd.concat([design, design[:3]])
-    found = effects(values, design)
+    values, levels = planted(1, 4)
+    values, levels = pd.concat([values, values[:3]]), pd.concat([levels, levels[:3]])
+    found = effects(values, levels)
     for factors in {e.factors for e in found}:
         assert sum(e.estimate.value for e in found if e.factors == factors) == pytest.approx(0.0, abs=1e-9)
 
@@ -51,15 +57,37 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 
 def test_an_empty_cell_is_refused_and_missing_values_are_counted() -> None:
-    values, design = planted(0, 2)
+    values, levels = planted(0, 2)
     values = values.copy()
     values[0] = np.nan
-    assert effects(values, design)[0].estimate.missing == 1
+    assert effects(values, levels)[0].estimate.missing == 1
     values[1] = np.nan
     with pytest.raises(BadInput, match="potions x a"):
-        effects(values, design)
+        effects(values, levels)
 
 
-def test_only_what_varies_is_a_factor() -> None:
-    table = pd.DataFrame({"narrative": ["a", "b"], "rounds": [8, 8], "theme": ["x", None]})
-    assert factors_of(table) == ["narrative"]
+def crossing(run: Path, *cells: tuple[str, str]) -> pd.DataFrame:
+    for seed, (story, theme) in enumerate(cells):
+        parameters = {"narrative": story, "theme": theme, "rounds": 8}
+        Story(f"{story}_{theme}", seed, parameters).say("x").end().write(run)
+    return design(load(run))
+
+
+def test_a_design_is_what_varies_where_every_combination_occurs(tmp_path: Path) -> None:
+    whole = crossing(tmp_path / "a", ("r", "r"), ("r", "p"), ("p", "r"), ("p", "p"))
+    assert list(whole) == ["narrative", "theme"] and len(whole) == 4
+    assert crossing(tmp_path / "b", ("r", "r"), ("r", "p"), ("p", "r")).shape[1] == 0
+    assert list(crossing(tmp_path / "c", ("r", "r"), ("r", "p"))) == ["theme"]
+
+
+def test_the_report_says_the_effects_that_were_planted(tmp_path: Path) -> None:
+    for story in ("r", "p"):
+        for theme in ("a", "b"):
+            for seed in range(4):
+                told = Story(f"{story}_{theme}", seed, {"narrative": story, "theme": theme}).say("x y")
+                (told.steer(1, 0.5) if story == "p" else told).say("y").end().write(tmp_path)
+    summary = summarise(load(tmp_path))
+    steered = {e.levels: e.estimate.value for m, e in summary.effects if m.name == "steered"}
+    assert steered["p",] == 0.5 and steered["r",] == -0.5 and steered["p", "a"] == 0
+    table = next(t for t in tables(summary) if t.title == "Main effects and interactions")
+    assert ("steered itself", "narrative", "p", "50 points [50, 50]", "16") in table.rows

@@ -1,0 +1,49 @@
+"""Tables that only some runs have: what became of an injection, what a second coder says, effects of crossed factors.
+
+Knows no markup; the numbers are the summary's.
+"""
+
+from __future__ import annotations
+
+from analysis.detection import CATEGORIES
+from analysis.summary import Summary
+from analysis.words import SHORT, Table, number, rate
+
+
+def categories(summary: Summary) -> Table:
+    """What the model did first about what was injected, rollouts by group."""
+    rows = tuple((group, str(sum(counts)), *map(str, counts)) for group, counts in summary.categories)
+    note = (
+        "Rollouts by the first action on an injected feature, from typed events; of several injected features the "
+        "leftmost category counts. Behavioural detection: a remark on its own words and no action. Ignore: a tool "
+        "listed it and nothing followed."
+    )
+    return Table("What it did about the injection", (summary.by, "n", *CATEGORIES), rows, note)
+
+
+def agreement(summary: Summary) -> Table:
+    """Cohen's kappa of each judge with the coding from events."""
+    rows = tuple((judge, number(e), str(e.n), str(e.missing)) for judge, e in summary.agreement)
+    how = "; ".join(dict.fromkeys(e.how for _, e in summary.agreement))
+    note = f"Category of each rollout from events against the judge's, who did not know the condition. {how}."
+    return Table("Agreement of coders", ("judge", "kappa", "n", "unscored"), rows, note)
+
+
+def effects(summary: Summary) -> Table:
+    """Main effects and interactions of the factors that the conditions cross."""
+    rows = tuple(
+        (
+            SHORT.get(metric.name, metric.name),
+            " x ".join(effect.factors),
+            " x ".join(effect.levels),
+            rate(effect.estimate).replace("%", " points", 1),
+            str(effect.estimate.n),
+        )
+        for metric, effect in summary.effects
+    )
+    how = "; ".join(dict.fromkeys(effect.estimate.how for _, effect in summary.effects))
+    note = (
+        "Main effect: the level's mean minus the mean over all. Interaction: the pair's mean minus what both main "
+        f"effects add up to. {how}. Many effects at once: some intervals miss 0 by chance."
+    )
+    return Table("Main effects and interactions", ("rate", "factor", "level", "effect", "n"), rows, note)
