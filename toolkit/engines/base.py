@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from toolkit.context import Context
-from toolkit.errors import BadInput, SteeringError
+from toolkit.errors import BadInput, SteeringError, WindowFull
 from toolkit.steering import NO_STEERING, Steering
 
 if TYPE_CHECKING:
@@ -187,7 +187,40 @@ class Engine(Protocol):
 
     def poll(self) -> list[tuple[int, Result | Failure]]: ...
 
-    def cancel(self, ticket: int) -> None: ...
+    def cancel(self, ticket: int) -> None:
+        """Forget a request: it never comes back from poll(), and the others go on as if it had never been."""
+        ...
+
+
+def check_request(request: Request, info: ModelInfo) -> None:
+    """Raise BadInput or WindowFull for a request that no engine could carry out on this model; engines call it."""
+    context = request.context
+    if not len(context):
+        raise BadInput("the context is empty; append at least one token to it")
+    if len(context) >= info.window:
+        raise WindowFull(f"the context has {len(context)} tokens, the model's window is {info.window}")
+    for token in (min(context.tokens), max(context.tokens)):
+        if not 0 <= token < info.vocabulary:
+            raise BadInput(f"token {token} is not in the vocabulary of {info.vocabulary}")
+    if isinstance(request, Score):
+        for number, spellings in enumerate(request.options):
+            if not spellings or not all(spellings):
+                raise BadInput(f"option {number} has a spelling without tokens; give every option at least one token")
+            if len(context) + max(map(len, spellings)) > info.window:
+                raise WindowFull(f"option {number} does not fit behind {len(context)} tokens in {info.window}")
+            for token in (t for spelling in spellings for t in spelling if not 0 <= t < info.vocabulary):
+                raise BadInput(f"token {token} of option {number} is not in the vocabulary of {info.vocabulary}")
+        if not request.options:
+            raise BadInput("there are no options to score; give at least one")
+    if isinstance(request, Read):
+        if not request.positions or not request.layers:
+            raise BadInput("nothing is to be read; give at least one position and one layer")
+        for position in request.positions:
+            if not 0 <= position < len(context):
+                raise BadInput(f"position {position} is not in a context of {len(context)} tokens")
+        for layer in request.layers:
+            if not 0 <= layer < info.n_layers:
+                raise BadInput(f"layer {layer} is out of range; the model has layers 0 to {info.n_layers - 1}")
 
 
 def check_steered(context: Context, result: Result, response_steering: Steering = NO_STEERING) -> None:

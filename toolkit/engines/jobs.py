@@ -15,10 +15,21 @@ import torch
 from torch import Tensor
 
 from toolkit import randomness
-from toolkit.engines.base import Completion, Generate, ModelInfo, Read, Request, Residuals, Result, Score, Scores, Why
+from toolkit.engines.base import (
+    Completion,
+    Generate,
+    ModelInfo,
+    Read,
+    Request,
+    Residuals,
+    Result,
+    Score,
+    Scores,
+    Why,
+    check_request,
+)
 from toolkit.engines.kv import KVStore, Lane
 from toolkit.engines.table import SteeringTable
-from toolkit.errors import BadInput, WindowFull
 from toolkit.steering import Steering
 
 
@@ -82,7 +93,7 @@ def start(
     Raises BadInput, WindowFull or SteeringError before any lane is taken.
     """
     context = request.context
-    _check(request, info)
+    check_request(request, info)
     tokens = np.fromiter(context.tokens, np.int64, len(context))
     rows = np.concatenate([np.full(len(s), table.row(s.steering), np.int64) for s in context.segments])
     # the last token is always computed anew, since its logits are wanted; residuals are not kept, so a Read
@@ -205,27 +216,3 @@ def _capture_layer(request: Request, table: SteeringTable) -> int | None:
     if not isinstance(request, Generate) or request.capture is None:
         return None
     return table.dictionary(request.capture).reader.layer
-
-
-def _check(request: Request, info: ModelInfo) -> None:
-    context = request.context
-    if not len(context):
-        raise BadInput("the context is empty; append at least one token to it")
-    if len(context) >= info.window:
-        raise WindowFull(f"the context has {len(context)} tokens, the model's window is {info.window}")
-    for token in (min(context.tokens), max(context.tokens)):
-        if not 0 <= token < info.vocabulary:
-            raise BadInput(f"token {token} is not in the vocabulary of {info.vocabulary}")
-    if isinstance(request, Score):
-        for number, spellings in enumerate(request.options):
-            if not spellings or not all(spellings):
-                raise BadInput(f"option {number} has a spelling without tokens; give every option at least one token")
-            if len(context) + max(map(len, spellings)) > info.window:
-                raise WindowFull(f"option {number} does not fit behind {len(context)} tokens in {info.window}")
-    if isinstance(request, Read):
-        for position in request.positions:
-            if not 0 <= position < len(context):
-                raise BadInput(f"position {position} is not in a context of {len(context)} tokens")
-        for layer in request.layers:
-            if not 0 <= layer < info.n_layers:
-                raise BadInput(f"layer {layer} is out of range; the model has layers 0 to {info.n_layers - 1}")
