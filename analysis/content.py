@@ -1,0 +1,182 @@
+"""What was said, not which words fell: each fact of a topic in each response, stated, distorted or absent; no judge.
+
+A deterministic second opinion beside `selfsteer judge --question content`. It knows facts as groups of terms, and
+the words that mark an injected feature; it does not understand a sentence, and says "absent" where a judge may not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.frames import Frames, per_rollout
+from analysis.text import words
+from toolkit.errors import BadInput
+
+Code = Literal["stated correctly", "distorted", "absent"]
+COLUMNS = ["rollout", "round", "fact", "code", "sentence"]
+SENTENCE = re.compile(r"[^.!?\n]+[.!?]?")
+CHUNK = re.compile(r"[,;:()\"“”–—]|\s-\s")
+NUMBER = re.compile(r"\d[\d,.]*\d|\d")
+NEAR_WORDS = 2
+"""A marker so close to a term of the fact, in the same part of the sentence, stands in a place where facts stand."""
+MARKED_Z, MARKED_COUNT, PRIOR = 1.96, 3, 0.1
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A checkable statement. terms: groups of spellings; a sentence states the fact if it holds one of each group."""
+
+    id: str
+    statement: str
+    terms: tuple[tuple[str, ...], ...]
+
+
+def facts_of(run: str | Path) -> dict[str, tuple[Fact, ...]]:
+    """The facts of each topic, from RUN/facts.json; empty where there is none. Raises BadInput for a file that is none.
+
+    A fact is {"id", "statement", "terms": [spelling or [spelling, ...], ...]}.
+    """
+    path = Path(run) / "facts.json"
+    if not path.exists():
+        return {}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(topic): tuple(
+                Fact(
+                    str(one["id"]),
+                    str(one["statement"]),
+                    tuple((t,) if isinstance(t, str) else tuple(map(str, t)) for t in one["terms"]),
+                )
+                for one in facts
+            )
+            for topic, facts in raw.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path} holds no facts ({type(error).__name__}: {error}); restore it") from error
+
+
+def coded_sentence(sentence: str, fact: Fact, markers: Collection[str]) -> Code:
+    """One sentence against one fact.
+
+    Distorted: it holds every term, and a marker within NEAR_WORDS words of a term or between two, not set off by
+    punctuation; or it holds every term but the last, which is a number, and holds another number in its place.
+    """
+    *others, last = fact.terms
+    places = [_places(sentence, group) for group in fact.terms]
+    if all(places):
+        return (
+            "distorted" if _in_slot(sentence, [p for group in places for p in group], markers) else "stated correctly"
+        )
+    numeric = all(NUMBER.fullmatch(spelling) for spelling in last)
+    if numeric and others and all(places[:-1]) and NUMBER.search(sentence):
+        return "distorted"
+    return "absent"
+
+
+def sentences(
+    frames: Frames, facts: Mapping[str, Sequence[Fact]], markers: Mapping[int, Collection[str]]
+) -> pd.DataFrame:
+    """Every sentence that is about a fact of its rollout's topic. Columns COLUMNS; absent ones are left out.
+
+    markers: by feature; those of the features injected in a rollout apply in all its rounds. The topic is in the
+    parameters of the condition.
+    """
+    injected = frames.steering[frames.steering["source"] == "external"]
+    features = injected.groupby("rollout")["feature"].unique().to_dict()
+    topics = {r: _topic(p) for r, p in frames.rollouts[["rollout", "parameters"]].itertuples(index=False)}
+    rows: list[tuple[str, int, str, str, str]] = []
+    said = frames.rounds.loc[frames.rounds["response"].notna(), ["rollout", "round", "response"]]
+    for rollout, number, text in said.itertuples(index=False):
+        about = facts.get(topics.get(rollout, ""), ())
+        marked = {w for f in features.get(rollout, ()) for w in markers.get(int(f), ())}
+        for sentence in SENTENCE.findall(text) if about else ():
+            for fact in about:
+                code = coded_sentence(sentence, fact, marked)
+                if code != "absent":
+                    rows.append((rollout, number, fact.id, code, sentence.strip()))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def content(
+    frames: Frames, facts: Mapping[str, Sequence[Fact]], markers: Mapping[int, Collection[str]]
+) -> pd.DataFrame:
+    """Per rollout: share of its topic's facts stated correctly (coverage), and share distorted (distortion).
+
+    Apart: a fact can be both, in two sentences. NaN where the topic has no facts.
+    """
+    found = sentences(frames, facts, markers)
+    rows = {}
+    for rollout, parameters in frames.rollouts[["rollout", "parameters"]].itertuples(index=False):
+        about = facts.get(_topic(parameters), ())
+        if about:
+            mine = found[found["rollout"] == rollout]
+            share = {
+                c: mine.loc[mine["code"] == c, "fact"].nunique() / len(about) for c in ("stated correctly", "distorted")
+            }
+            rows[rollout] = {"coverage": share["stated correctly"], "distortion": share["distorted"]}
+    return per_rollout(frames, rows)
+
+
+def markers(frames: Frames) -> dict[int, frozenset[str]]:
+    """Words over-represented in responses under an injected feature, by feature, against responses under none.
+
+    Log-odds ratio with an informative Dirichlet prior (PRIOR times the pooled counts), z above MARKED_Z, at least
+    MARKED_COUNT uses. Source: Monroe, Colaresi and Quinn 2008, "Fightin' Words", section 3.5. Made from the run itself:
+    good for reading, not as a test.
+    """
+    outside = frames.steering[(frames.steering["source"] == "external") & (frames.steering["strength"] != 0)]
+    under = outside.groupby(["rollout", "round"])["feature"].first()
+    said = frames.rounds[frames.rounds["response"].notna()].set_index(["rollout", "round"])["response"]
+    plain = Counter(w for text in said[~said.index.isin(under.index)] for w in words(text))
+    made = {}
+    for feature in under.unique():
+        rounds = under.index[under == feature]
+        marked = Counter(w for text in said[said.index.isin(rounds)] for w in words(text))
+        made[int(feature)] = frozenset(_over_represented(marked, plain))
+    return made
+
+
+def _over_represented(first: Counter[str], second: Counter[str]) -> Iterable[str]:
+    both = first + second
+    n1, n2 = sum(first.values()), sum(second.values())
+    total = PRIOR * (n1 + n2)
+    for word, uses in first.items():
+        prior = PRIOR * both[word]
+        if uses < MARKED_COUNT or not n2:
+            continue
+        a1, a2 = uses + prior, second[word] + prior
+        delta = np.log(a1 / (n1 + total - a1)) - np.log(a2 / (n2 + total - a2))
+        if delta / np.sqrt(1 / a1 + 1 / a2) > MARKED_Z:
+            yield word
+
+
+def _places(sentence: str, spellings: Sequence[str]) -> list[tuple[int, int]]:
+    return [m.span() for s in spellings for m in re.finditer(rf"(?<!\w){re.escape(s)}(?!\w)", sentence, re.IGNORECASE)]
+
+
+def _in_slot(sentence: str, terms: Sequence[tuple[int, int]], markers: Collection[str]) -> bool:
+    edges = [0, *(m.start() for m in CHUNK.finditer(sentence)), len(sentence)]
+    for low, high in pairwise(edges):
+        here = [(m.start() + low, m.end() + low, m.group()) for m in re.finditer(r"\b\w+\b", sentence[low:high])]
+        term = [any(a <= start and end <= b for a, b in terms) for start, end, _ in here]
+        spots = [i for i, t in enumerate(term) if t]
+        for i, (_, _, word) in enumerate(here):
+            near = any(abs(i - s) <= NEAR_WORDS for s in spots) or (spots and spots[0] < i < spots[-1])
+            if word.lower() in markers and not term[i] and near:
+                return True
+    return False
+
+
+def _topic(parameters: Any) -> str:
+    return str(parameters.get("topic", "")) if isinstance(parameters, dict) else ""
