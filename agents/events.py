@@ -130,13 +130,21 @@ class Rebase(InRound):
     steering: InForce
 
 
+class Truncate(InRound):
+    """The history was dropped before this round's turn, which tells the system prompt anew. Steering stays."""
+
+    event: Literal["truncate"] = "truncate"
+    dropped: int
+    """How many tokens the context held."""
+
+
 class Turn(InRound):
     """What was said to the model: results of its last calls, then the scenario's text."""
 
     event: Literal["turn"] = "turn"
     text: Text
     tokens: tuple[int, ...]
-    """As appended, chat template included; in round 1 with the system prompt."""
+    """As appended, chat template included; in round 1, and after a truncation, with the system prompt."""
     steering: InForce
     """Under which these tokens were computed (position 0 of a context never is)."""
 
@@ -232,7 +240,7 @@ class End(EventBase):
     error: Text | None = None
 
 
-Event = Start | External | Rebase | Turn | Reading | Response | Call | Note | End
+Event = Start | External | Rebase | Truncate | Turn | Reading | Response | Call | Note | End
 
 
 def extended(context: Context, event: Event) -> Context:
@@ -245,6 +253,8 @@ def extended(context: Context, event: Event) -> Context:
         return context.append(event.tokens, event.steering, "generated")
     if isinstance(event, Rebase):
         return context.under(event.steering, start=event.start)
+    if isinstance(event, Truncate):
+        return Context()
     return context
 
 

@@ -63,11 +63,15 @@ class Agent:
 
 @dataclass(frozen=True)
 class Turn:
-    """What the scenario says next; `change` is the experimenter's own steering, in force from this turn on."""
+    """What the scenario says next; `change` is the experimenter's own steering, in force from this turn on.
+
+    forget: the history is dropped before it, results of the last calls included; the system prompt is told anew.
+    """
 
     text: str
     change: Callable[[Steering], Steering] | None = None
     why: str = ""
+    forget: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,9 @@ class _Loop:
             except StopIteration:
                 return "finished"
             number = self.rounds + 1
+            if turn.forget and self.context:
+                yield from self._add(record.Truncate(round=number, dropped=len(self.context)))
+                results, closed = "", True
             text = "\n\n".join(part for part in (results, turn.text) if part)
             tokens = self._tokens(text, closed)
             if len(self.context) + len(tokens) >= self.agent.model.window:

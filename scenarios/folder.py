@@ -182,7 +182,7 @@ def command(scenario: str, options: Mapping[str, Any]) -> str:
 
 def hashes(conditions: Sequence[Condition], engine: Engine) -> dict[str, str]:
     """Code, model, dictionary, labels, and the prompt of every condition."""
-    dictionaries = [c.agent.toolbox.dictionary for c in conditions]
+    dictionaries = [d for c in conditions for d in (c.agent.toolbox.dictionary, *c.also)]
     return {
         "code": code_hash(),
         "model": engine.info.digest,

@@ -17,6 +17,7 @@ from agents.rollout import Agent, Measure, Rollout, Script, Yielded, rollout
 from agents.transcript import End, append, keep, read, with_timing
 from scenarios.folder import begin, locked, manifest, path_of, write_labels
 from scenarios.progress import Outcome, Progress
+from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.base import Completion, Engine, Failure, Generate
 from toolkit.errors import BadInput, SelfsteerError
 from toolkit.reading import measure
@@ -32,7 +33,8 @@ class Condition:
     """A scenario with its parameters: an agent, and the script of the rollout with a given number.
 
     parameters: whatever tells this condition from others, for the manifest and for each transcript's first line.
-    rounds: how many a rollout has at most, for the time left.
+    rounds: how many a rollout has at most, for the time left. also: dictionaries whose directions the experimenter
+    adds, beside the agent's own.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Condition:
     script: Callable[[int], Script]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 1
+    also: tuple[FeatureDictionary, ...] = ()
 
 
 # ---------------------------------------------------------------------- the run
@@ -64,7 +67,8 @@ def run(
         raise BadInput(f"conditions must be named apart and there must be one; got {', '.join(names) or 'none'}")
     with locked(out):
         for condition in conditions:  # before anything is written: one that does not fit must not claim the folder
-            engine.attach(condition.agent.toolbox.dictionary)
+            for dictionary in (condition.agent.toolbox.dictionary, *condition.also):
+                engine.attach(dictionary)
         begin(out, manifest)
         write_labels(out, conditions[0].agent.toolbox.dictionary)
         waiting = [(c, seed) for seed in range(seeds) for c in conditions]
