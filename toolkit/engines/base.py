@@ -249,27 +249,26 @@ def _count(counts: Mapping[Steering, int]) -> str:
 
 def read_texts(engine: Engine, texts: Sequence[str], layers: Sequence[int]) -> list[torch.Tensor]:
     """Residuals of plain texts: one [T, L, D] tensor a text, its first token included (see vectors.extract)."""
-    tickets: dict[int, int] = {}
-    for place, text in enumerate(texts):
-        context = Context().append(engine.tokenizer.document(text))
-        tickets[engine.submit(Read(context, tuple(range(len(context))), tuple(layers)))] = place
-    found: dict[int, torch.Tensor] = {}
-    while len(found) < len(texts) and (finished := engine.poll()):
+    contexts = [Context().append(engine.tokenizer.document(text)) for text in texts]
+    found = run_all(engine, [Read(c, tuple(range(len(c))), tuple(layers)) for c in contexts])
+    return [one.values for one in found if isinstance(one, Residuals)]
+
+
+def run_all(engine: Engine, requests: Sequence[Request]) -> list[Result]:
+    """Carry out requests together and wait for all; results in their order. Raises what the engine raised."""
+    tickets = {engine.submit(request): place for place, request in enumerate(requests)}
+    found: dict[int, Result] = {}
+    while len(found) < len(requests) and (finished := engine.poll()):
         for ticket, result in finished:
             if isinstance(result, Failure):
                 raise result.error
-            if ticket in tickets and isinstance(result, Residuals):
-                found[tickets[ticket]] = result.values
-    return [found[place] for place in range(len(texts))]
+            if ticket in tickets:
+                found[tickets[ticket]] = result
+    if len(found) < len(requests):
+        raise SteeringError(f"the engine stopped without an answer to {len(requests) - len(found)} requests")
+    return [found[place] for place in range(len(requests))]
 
 
 def run(engine: Engine, request: Request) -> Result:
     """Carry out one request and wait for it; raises what the engine raised."""
-    ticket = engine.submit(request)
-    while finished := engine.poll():
-        for done, result in finished:
-            if done == ticket:
-                if isinstance(result, Failure):
-                    raise result.error
-                return result
-    raise SteeringError(f"the engine stopped without an answer to request {ticket}")
+    return run_all(engine, [request])[0]
