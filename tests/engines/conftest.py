@@ -1,0 +1,37 @@
+"""One opened engine a kind for the whole suite; those whose package is missing are skipped and say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from tests.engines import contract
+from tests.engines.contract import ENGINES, Entry, Reference
+from toolkit.engines.base import Engine
+
+
+@dataclass(frozen=True)
+class Case:
+    """An engine with both dictionaries attached, what it says of itself, and what it is held against."""
+
+    name: str
+    entry: Entry
+    engine: Engine
+    reference: Reference
+
+
+def entry_or_skip(name: str) -> Entry:
+    entry = ENGINES[name]
+    if gone := contract.missing(entry):
+        pytest.skip(f"the {name} engine needs {', '.join(gone)}, which is not installed here")
+    return entry
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def case(request: pytest.FixtureRequest) -> Case:
+    entry = entry_or_skip(request.param)
+    engine = entry.open()
+    engine.attach(contract.style())
+    engine.attach(contract.several())
+    return Case(request.param, entry, engine, contract.reference(entry.dtype))
