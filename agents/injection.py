@@ -65,7 +65,7 @@ def withdrawn(now: Steering) -> Steering:
 def conversation(
     texts: Iterable[str], injection: Injection | None = None, forget_at: int | None = None
 ) -> Iterator[Turn]:
-    """One turn for each text, with the injection's changes at its rounds; `forget_at`: history goes before that round."""
+    """One turn for each text, with the injection's changes; the history is dropped before round `forget_at`."""
     for number, text in enumerate(texts, 1):
         change = injection.at(number) if injection else None
         why = "" if change is None else "injection begins" if change is not withdrawn else "injection ends"
