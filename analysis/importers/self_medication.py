@@ -1,0 +1,145 @@
+"""The self-medication study: its forty states, its cells, and how its takes, quizzes and monitor become rows.
+
+Knows no file format: inspect_logs.py and facts.py read, this says what the words of the study mean in ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from math import log
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import pandas as pd
+
+from analysis.importers.store import Rollout
+from analysis.introspection import Tops, probability
+
+STATES = Path(__file__).with_name("self_medication_states.csv")
+ARMS = {"real": "target", "placebo": "none"}
+"""The placebo of the study sent no vectors at all and had no monitor: not our `zero`, which takes the same path."""
+FAMILIES = {"fp": "freeplay", "calib": "quiz", "guess": "guess", "gsm8k": "gsm8k", "frust": "frustration", "ctf": "ctf"}
+MATCH = 0.01
+"""Largest difference of log-probabilities at which a list of tokens gives a stored value; extracts round to 1e-4."""
+FRAMINGS = ("drugs", "aids", "vectors")
+_SIZE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)b\b", re.IGNORECASE)
+
+
+@cache
+def states() -> pd.DataFrame:
+    """name, category, valence, valence_alternative, default_dose of the forty states, in the order of their numbers.
+
+    The study published no valences. `valence` is the only split of 16 positive, 9 neutral and 15 negative that gives
+    all its group means; `valence_alternative`, which fits the means but not the shares, differs in two names.
+    """
+    return pd.read_csv(STATES)
+
+
+@cache
+def numbers() -> dict[str, int]:
+    """The number of each state in the frames, by name."""
+    return {str(name): i for i, name in enumerate(states()["name"])}
+
+
+def cell(task: str, args: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """The columns of `rollouts` that name the cell: scenario, framing, arm, label_view, model, parameters.
+
+    scenario is one of FAMILIES, or the task as it is where it is none of the study's.
+    """
+    family = FAMILIES.get(task.split("_")[0], task)
+    condition = args.get("condition") or args.get("drug_condition")
+    before, _, intent = condition.rpartition("_") if isinstance(condition, str) else ("", "", "")
+    framing = args.get("framing") or (before if before in FRAMINGS else None)
+    mode = args.get("steering_mode_runtime")
+    if mode is None and family == "guess":
+        mode = "placebo" if "placebo" in task else "real"
+    size = _SIZE.search(model)
+    found = {**args, "task": task, "size": f"{size[1]}b".lower() if size else None}
+    if condition is not None:
+        found["intent"] = intent if framing else "none"
+    if family in ("quiz", "guess"):
+        found["vector"] = args.get("drug") or re.sub(r"^guess_(?:kv_cached|placebo)_(?:no)?primer_", "", task)
+    return {
+        "scenario": family,
+        "framing": framing,
+        "arm": "target" if mode is None else ARMS.get(str(mode)),
+        "label_view": "opaque" if family in ("quiz", "guess") else "real",
+        "model": model,
+        "parameters": found,
+    }
+
+
+def take(
+    rollout: Rollout, turn: int, order: int, written: str, dose: float | None, rejected: bool, real: str | None = None
+) -> None:
+    """A row of `calls` for one take: a STEER of the state `real` (as `written`, unless it was shown by another name).
+
+    turn: the study's, from 0. A rejected take of a name that is no state is a bad_argument, any other is refused.
+    """
+    name = normal(real or written)
+    feature = numbers().get(name)
+    outcome = "ok" if not rejected else "refused" if feature is not None else "bad_argument"
+    rollout.add(
+        "calls",
+        round=turn + 1,
+        order=order,
+        verb="steer",
+        outcome=outcome,
+        problem="" if not rejected else "refused" if feature is not None else "no_such_feature",
+        arguments=[written] if dose is None else [written, f"{dose:g}"],
+        feature=feature,
+        strength=dose,
+    )
+    if feature is not None:
+        rollout.labels.setdefault(feature, name)
+
+
+def monitor(rollout: Rollout, turn: int, verdict: str, text: str | None = None) -> None:
+    """A row of `notes` for one verdict of the study's trip sitter; `unhealthy` also spoke to the model."""
+    rollout.add("notes", round=turn + 1, about="trip_sitter", verdict=verdict, text=text)
+
+
+def score(rollout: Rollout, scorer: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    """Rows of `scores`: the value and every number in the metadata.
+
+    The study stores 0.0 for a guess that was never made (`uncached_present` is false): that becomes NA, counted.
+    """
+    present = metadata.get("uncached_present")
+    if present is False and scorer == "kv_cleared_score":
+        rollout.left_out["uncached guesses that were never made, stored as 0"] += 1
+        value = None
+    rollout.add("scores", scorer=scorer, key="value", value=number(value))
+    for key, more in metadata.items():
+        if number(more) is not None:
+            rollout.add("scores", scorer=scorer, key=key, value=number(more))
+
+
+def normal(name: str) -> str:
+    """The name of a state as the library spells it: `Ego-Death` is ego_death."""
+    return "_".join(name.lower().replace("-", " ").split())
+
+
+def number(value: Any) -> float | None:
+    """A number or yes/no as a float; None for everything else, texts too."""
+    return float(value) if isinstance(value, bool | int | float) else None
+
+
+def matched(lists: Sequence[Tops], stored: Sequence[float | None], correct: str, options: int) -> list[Tops | None]:
+    """The two lists of likeliest tokens, in the order of the two stored probabilities that they give.
+
+    The logs name neither. The order with the smaller error in log-probability is taken; where neither comes within 1%
+    both are None, for a wrong list would be a wrong number.
+    """
+    if len(lists) != 2 or any(value is None or not value > 0 for value in stored):
+        return [None, None]
+    letters = ascii_uppercase[:options]
+    given = [log(probability(tops, correct, letters, "last")) for tops in lists]
+    wanted = [log(float(value)) for value in stored if value is not None]
+    straight = max(abs(given[0] - wanted[0]), abs(given[1] - wanted[1]))
+    crossed = max(abs(given[1] - wanted[0]), abs(given[0] - wanted[1]))
+    if min(straight, crossed) > MATCH:
+        return [None, None]
+    return list(lists) if straight <= crossed else [lists[1], lists[0]]
