@@ -15,6 +15,7 @@ Dtype = Literal["string", "Int64", "Float64", "boolean", "object"]
 class Column:
     """path: `event.key.key`; `[]` after a list walks it, one row per element (lists of one table walk in step);
     `|len` takes the length of a list or text; `[].#` is the place in the list, from 1. A path that is not there is NA.
+    `imported` stands for what only imported folders have (analysis/importers): NA in every run of our own.
     """
 
     name: str
@@ -45,6 +46,7 @@ ROLLOUT_COLUMNS = (
     KEY,
     *_columns(
         ("condition", "file.condition", "string", "folder of the rollout: one condition of the run"),
+        ("path", "file.path", "string", "the file that it was read from, below the folder that was given"),
         ("seed", "start.seed", "Int64", "seed of the run"),
         ("number", "start.rollout", "string", "which rollout of its condition"),
         ("parameters", "start.condition", "object", "the parameters of its condition"),
@@ -64,9 +66,12 @@ ROLLOUT_COLUMNS = (
         ("max_tokens", "start.sampling.max_tokens", "Int64", "most tokens of one response"),
         ("verbs", "start.tools.verbs", "object", "tools offered"),
         ("system", "start.framing.system", "string", "the system prompt as rendered"),
-        ("ended", "end.how", "string", "how it ended: finished, left, window (full), stopped (unhealthy), failed"),
+        ("ended", "end.how", "string", "finished, left, window (full), stopped (unhealthy), failed, or unfinished"),
         ("rounds_done", "end.rounds", "Int64", "rounds with a response"),
         ("error", "end.error", "string", "what went wrong, if it failed"),
+        ("superseded", "imported.superseded", "boolean", "its authors replaced it by a later run"),
+        ("begun", "imported.begun", "string", "when it was run, as its file says"),
+        ("facts", "imported.facts", "object", "what else its file says of the whole rollout, by name"),
     ),
 )
 TABLES = (
@@ -90,18 +95,25 @@ TABLES = (
                 ("steered", "response.steered", "object", "tokens that the engine computed, by digest of the steering"),
                 ("fenced", "response.fenced", "Int64", "calls in code fences: not carried out"),
                 ("mentions", "response.mentions", "Int64", "calls within sentences or quotations: not carried out"),
+                ("malformed_counter", "imported.malformed", "Int64", "malformed calls as the study's runner counted"),
+                ("wall_s", "imported.wall_s", "Float64", "seconds that generating took, as recorded"),
+                ("results", "imported.results", "string", "results of this round's calls, all in one text"),
+                ("portfolio", "imported.portfolio", "object", "interventions after this round's calls, as recorded"),
+                ("facts", "imported.facts", "object", "what else the file says of the round, by name"),
             ),
         ),
     ),
     Table(
         "calls",
         "call",
-        "One row per tool call that the model wrote, in text order: its actions, whatever came of them.",
+        "One row per tool call that the model wrote, in the order of carrying out (in our own runs: of the text): its "
+        "actions, whatever came of them.",
         (
             KEY,
             IN_ROUND,
             *_columns(
-                ("order", "call.order", "Int64", "place among the calls of its response, from 1"),
+                ("order", "call.order", "Int64", "place among the calls of its response, from 1, as carried out"),
+                ("text_order", "imported.text_order", "Int64", "place in the text, where it differs and is known"),
                 ("verb", "call.verb", "string", "which tool; NA if no tool has the name that was written"),
                 ("outcome", "call.outcome", "string", "ok, malformed, unknown_tool, bad_argument or refused"),
                 ("problem", "call.problem", "string", "why it is not ok, as a short code"),
@@ -194,6 +206,12 @@ TABLES = (
         ),
     ),
     Table(
+        "truncations",
+        "truncate",
+        "One row per time that the history was dropped, before the turn of its round; steering stays in force.",
+        (KEY, IN_ROUND, *_columns(("dropped", "truncate.dropped", "Int64", "tokens that the context held"))),
+    ),
+    Table(
         "notes",
         "note",
         "One row per verdict of a monitor or judge.",
@@ -207,7 +225,39 @@ TABLES = (
             ),
         ),
     ),
+    Table(
+        "scores",
+        "imported",
+        "One row per value that a scorer of the study gave a rollout.",
+        (
+            KEY,
+            *_columns(
+                ("scorer", "imported.scorer", "string", "the scorer's name"),
+                ("key", "imported.key", "string", "which of its values"),
+                ("value", "imported.value", "Float64", "the value; NA where the scorer gave none"),
+            ),
+        ),
+    ),
+    Table(
+        "quizzes",
+        "imported",
+        "One row per question put to a model about the vector that steered it, and what it answered.",
+        (
+            KEY,
+            *_columns(
+                ("vector", "imported.vector", "string", "the vector that was written in"),
+                ("dose", "imported.dose", "Float64", "its nominal strength"),
+                ("primer", "imported.primer", "boolean", "whether an explanation went before the question"),
+                ("correct", "imported.correct", "string", "letter of the right option"),
+                ("pool", "imported.pool", "object", "names of the options, in the order of their letters"),
+                ("reading", "imported.reading", "string", "cached (steered state kept) or uncached (text alone)"),
+                ("stored", "imported.stored", "Float64", "probability of the right option, as published"),
+                ("tops", "imported.tops", "object", "[token, log-probability] of the likeliest next tokens"),
+            ),
+        ),
+    ),
 )
+TABLE = {table.name: table for table in TABLES}
 
 
 def columns_markdown() -> str:
@@ -215,7 +265,15 @@ def columns_markdown() -> str:
     parts = []
     for table in TABLES:
         lines = [f"## {table.name}", "", table.meaning, "", "| column | type | meaning | from |", "|---|---|---|---|"]
-        lines += [f"| {c.name} | {c.dtype} | {c.meaning} | `{c.path.replace('|', ' → ')}` |" for c in table.columns]
+        lines += [f"| {c.name} | {c.dtype} | {c.meaning} | {_source(c)} |" for c in table.columns]
         parts.append("\n".join(lines))
-    parts.append("Missing is NA and never 0. A file without a last line is in `unfinished` alone.")
+    parts.append(
+        "Missing is NA and never 0. A file without a last line is in `unfinished` alone; an imported one that breaks "
+        "off is in `unfinished` and, with `ended` = unfinished, in the other frames too: those who published it "
+        "counted it."
+    )
     return "\n\n".join(parts) + "\n"
+
+
+def _source(column: Column) -> str:
+    return "imported folders alone" if column.path.startswith("imported") else f"`{column.path.replace('|', ' → ')}`"

@@ -1,13 +1,13 @@
-"""The transcripts of one run as tidy pandas frames, from the declared table of columns.
+"""The transcripts of one run, or of an imported folder, as tidy pandas frames, from the declared table of columns.
 
-Knows no metric and no engine. A rollout without a last line is listed in `unfinished` and is in no other frame.
+Knows no metric and no engine. A rollout of ours without a last line is listed in `unfinished` and is in no other frame.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import pandas as pd
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agents import transcript
-from analysis.columns import TABLES, Column, Table, columns_markdown
+from analysis.columns import TABLE, TABLES, Column, Table, columns_markdown
+from analysis.importers import store
 from toolkit.errors import BadInput
 
 __all__ = ["Frames", "columns_markdown", "each_rollout", "load", "per_rollout"]
@@ -27,6 +28,38 @@ SILENT_S = 2.0
 WHOLE = ("finished", "left", "window", "stopped")
 """Endings after which a rollout counts; after `failed` every metric of it is missing. `stopped` counts: the script
 ended it because it was unhealthy, and leaving such rollouts out would make the rest look healthy."""
+UNFINISHED = ["rollout", "condition", "rounds_done", "path"]
+ERRORS = ["rollout", "path", "problem"]
+
+
+class Tables(Mapping[str, pd.DataFrame]):
+    """The frames by name, each made when it is first asked for: one large table is not read for the sake of another."""
+
+    def __init__(self, make: Callable[[str], pd.DataFrame]) -> None:
+        self._make, self._made = make, dict[str, pd.DataFrame]()
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        if name not in self._made:
+            if name not in TABLE:
+                raise KeyError(name)
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(TABLE)
+
+    def __len__(self) -> int:
+        return len(TABLE)
+
+
+class _Frame:
+    """An attribute of Frames that is the table of the same name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, frames: Frames, owner: type) -> pd.DataFrame:
+        return frames.tables[self.name]
 
 
 @dataclass(frozen=True)
@@ -36,23 +69,28 @@ class Frames:
     unfinished: rollout, condition, rounds_done, path of files without a last line. errors: rollout, path, problem
     of files that could not be read, and of rollouts that say that they failed. filters: what `where` kept.
     labels: by feature, from RUN/labels.json where the run wrote one, else as they were shown to the model.
+    manifest: of a run, its manifest.json; of an imported folder, its import.json.
     """
 
     run: str
     manifest: Mapping[str, Any]
-    rollouts: pd.DataFrame
-    rounds: pd.DataFrame
-    calls: pd.DataFrame
-    shown: pd.DataFrame
-    activations: pd.DataFrame
-    steering: pd.DataFrame
-    externals: pd.DataFrame
-    rebases: pd.DataFrame
-    notes: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
     unfinished: pd.DataFrame
     errors: pd.DataFrame
     filters: tuple[str, ...] = ()
     labels: Mapping[int, str] = field(default_factory=dict)
+    rollouts = _Frame()
+    rounds = _Frame()
+    calls = _Frame()
+    shown = _Frame()
+    activations = _Frame()
+    steering = _Frame()
+    externals = _Frame()
+    rebases = _Frame()
+    truncations = _Frame()
+    notes = _Frame()
+    scores = _Frame()
+    quizzes = _Frame()
 
     def where(self, **equal: object) -> Frames:
         """Only the rollouts whose columns have these values; `filters` says so in every caption.
@@ -65,8 +103,8 @@ class Frames:
                 raise BadInput(f"rollouts have no column {column!r}; they have {', '.join(map(str, self.rollouts))}")
             keep &= (self.rollouts[column] == value).fillna(False).astype(bool)
         ids = set(self.rollouts.loc[keep, "rollout"])
-        cut: dict[str, Any] = {t.name: _only(getattr(self, t.name), ids) for t in TABLES}
-        return replace(self, **cut, filters=(*self.filters, *(f"{c} = {v}" for c, v in equal.items())))
+        cut = Tables(lambda name: _only(self.tables[name], ids))
+        return replace(self, tables=cut, filters=(*self.filters, *(f"{c} = {v}" for c, v in equal.items())))
 
     @property
     def counted(self) -> list[str]:
@@ -75,11 +113,14 @@ class Frames:
 
 
 def load(run_dir: str | Path) -> Frames:
-    """Read RUN/manifest.json and RUN/rollouts/*/*.jsonl. A bar shows after two seconds.
+    """Read RUN/manifest.json and RUN/rollouts/*/*.jsonl, or a folder that `selfsteer import` wrote.
 
-    Raises BadInput if the folder holds no transcript.
+    A bar shows after two seconds. Tables of an imported folder are read when they are first used. Raises BadInput if
+    the folder holds no transcript.
     """
     run = Path(run_dir)
+    if (run / store.MANIFEST).exists():
+        return _imported(run)
     paths = sorted((run / "rollouts").glob("**/*.jsonl"), key=_in_order)
     if not paths:
         raise BadInput(f"{run} holds no transcripts; give a run folder, with rollouts/<condition>/<seed>.jsonl in it")
@@ -101,14 +142,25 @@ def load(run_dir: str | Path) -> Frames:
             _learn_labels(events, labels)
             if events[-1].get("error"):
                 errors.append({"rollout": name, "path": file["path"], "problem": events[-1]["error"]})
-    frames: dict[str, Any] = {t.name: _frame(t, gathered[t.name]) for t in TABLES}
     return Frames(
         run=run.name or str(run.resolve().name),
         manifest=_json(run / "manifest.json"),
-        **frames,
-        unfinished=pd.DataFrame(unfinished, columns=["rollout", "condition", "rounds_done", "path"]),
-        errors=pd.DataFrame(errors, columns=["rollout", "path", "problem"]),
+        tables={t.name: _frame(t, gathered[t.name]) for t in TABLES},
+        unfinished=pd.DataFrame(unfinished, columns=UNFINISHED),
+        errors=pd.DataFrame(errors, columns=ERRORS),
         labels={**labels, **{int(k): str(v) for k, v in _json(run / "labels.json").items()}},
+    )
+
+
+def _imported(folder: Path) -> Frames:
+    said = store.manifest(folder)
+    return Frames(
+        run=str(said["source"]),
+        manifest=said,
+        tables=Tables(lambda name: store.table(folder, TABLE[name])),
+        unfinished=pd.DataFrame(said["unfinished"], columns=UNFINISHED),
+        errors=pd.DataFrame(said["errors"], columns=ERRORS),
+        labels={int(k): str(v) for k, v in _json(folder / store.LABELS).items()},
     )
 
 
