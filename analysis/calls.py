@@ -6,6 +6,7 @@ Knows no text beside the calls themselves. Missing (undefined, or a rollout that
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -53,6 +54,14 @@ def calls_by_round(frames: Frames) -> pd.DataFrame:
     ok = frames.calls[frames.calls["outcome"] == "ok"].groupby(keys).size().rename("calls").reset_index()
     made = rounds[keys].merge(tried, how="left", on=keys).merge(ok, how="left", on=keys)
     return made.fillna({"tried": 0, "calls": 0}).astype({"tried": "float64", "calls": "float64"})
+
+
+def prose(frames: Frames) -> pd.DataFrame:
+    """Responses without the calls in them, by the spans that the parser recorded. Columns rollout, round, prose."""
+    said = frames.rounds.loc[frames.rounds["response"].notna(), ["rollout", "round", "response"]]
+    spans = frames.calls.groupby(["rollout", "round"])["span"].agg(list).to_dict()
+    texts = [_without(str(text), spans.get((rollout, n), [])) for rollout, n, text in said.itertuples(index=False)]
+    return said[["rollout", "round"]].assign(prose=texts)
 
 
 def call_faults(frames: Frames) -> pd.DataFrame:
@@ -132,3 +141,11 @@ def _bare(part: str) -> str:
 
 def _written(arguments: object) -> str:
     return "\x1f".join(" ".join(str(a).lower().split()) for a in arguments) if isinstance(arguments, list) else ""
+
+
+def _without(text: str, spans: Iterable[object]) -> str:
+    kept, at = [], 0
+    for low, high in sorted((int(s[0]), int(s[1])) for s in spans if isinstance(s, list | tuple)):
+        kept.append(text[at:low])
+        at = max(at, high)
+    return " ".join([*kept, text[at:]])

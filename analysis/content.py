@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from analysis.calls import prose
 from analysis.frames import Frames, per_rollout
 from analysis.text import words
 from toolkit.errors import BadInput
@@ -96,8 +97,7 @@ def sentences(
     features = injected.groupby("rollout")["feature"].unique().to_dict()
     topics = {r: _topic(p) for r, p in frames.rollouts[["rollout", "parameters"]].itertuples(index=False)}
     rows: list[tuple[str, int, str, str, str]] = []
-    said = frames.rounds.loc[frames.rounds["response"].notna(), ["rollout", "round", "response"]]
-    for rollout, number, text in said.itertuples(index=False):
+    for rollout, number, text in prose(frames).itertuples(index=False):
         about = facts.get(topics.get(rollout, ""), ())
         marked = {w for f in features.get(rollout, ()) for w in markers.get(int(f), ())}
         for sentence in SENTENCE.findall(text) if about else ():

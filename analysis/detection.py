@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from analysis import stats
+from analysis.calls import prose
 from analysis.frames import Frames, per_rollout
 from analysis.remarks import remarked
 
@@ -148,11 +149,10 @@ class _Tables:
     def __init__(self, frames: Frames, rollouts: Iterable[str]) -> None:
         wanted = set(rollouts)
         self.labels = frames.labels
-        with_response = frames.rounds[frames.rounds["response"].notna() & frames.rounds["rollout"].isin(wanted)]
-        self.rounds = _by_rollout(with_response[["rollout", "round", "response"]])
+        said = prose(frames)
+        self.rounds = _by_rollout(said[said["rollout"].isin(wanted)])
         ok = frames.calls[(frames.calls["outcome"] == "ok") & frames.calls["rollout"].isin(wanted)]
         self.calls = _by_rollout(ok.sort_values(["round", "order"]))
-        self.spans = _by_rollout(frames.calls.loc[frames.calls["rollout"].isin(wanted), ["rollout", "round", "span"]])
         self.shown = _by_rollout(frames.shown[frames.shown["rollout"].isin(wanted)])
 
 
@@ -180,10 +180,10 @@ def _coded(rollout: str, feature: int, state: pd.DataFrame, tables: _Tables) -> 
     row["countered"] = _first(r for r, s in own if s * strength < 0)
     row["readopted"] = _first(r for r, s in own if s * strength > 0 and _before(row["removed"], r))
     row["watched"] = row["removed"] or min(in_force_to, max(int(r["round"]) for r in rounds))
-    prose = [(int(r["round"]), _prose(r, tables.spans.get(rollout, []))) for r in rounds if r["round"] >= onset]
+    told = [(int(r["round"]), str(r["prose"])) for r in rounds if r["round"] >= onset]
     name = _naming(feature, {str(s["label"]) for s in listed} or {str(tables.labels.get(feature, ""))})
-    row["named"] = _first(r for r, text in prose if _before(row["shown"], r) and name.search(text))
-    row["remarked"] = _first(r for r, text in prose if not _before(row["shown"], r) and remarked(text))
+    row["named"] = _first(r for r, text in told if _before(row["shown"], r) and name.search(text))
+    row["remarked"] = _first(r for r, text in told if not _before(row["shown"], r) and remarked(text))
     row["detected"] = _first(
         r
         for r in (
@@ -231,16 +231,6 @@ def _naming(feature: int, labels: Iterable[str]) -> re.Pattern[str]:
     ways = [rf"(?:\bfeature[ _#]*|\bindex[ #]*|[#\[]){feature}\b"]
     ways += [rf"(?<!\w){re.escape(label)}(?!\w)" for label in labels if label.strip()]
     return re.compile("|".join(ways), re.IGNORECASE)
-
-
-def _prose(round_: Mapping[Any, Any], spans: Iterable[Mapping[Any, Any]]) -> str:
-    """A response without its calls."""
-    kept, at, text = [], 0, str(round_["response"])
-    here = [s["span"] for s in spans if s["round"] == round_["round"] and isinstance(s["span"], list | tuple)]
-    for low, high in sorted((int(a), int(b)) for a, b in here):
-        kept.append(text[at:low])
-        at = max(at, high)
-    return " ".join([*kept, text[at:]])
 
 
 def _before(first: int | None, number: int) -> bool:

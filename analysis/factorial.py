@@ -35,12 +35,14 @@ class Effect:
 def design(frames: Frames) -> pd.DataFrame:
     """What the conditions of a run cross: a column per parameter that varies, a row per rollout that counts.
 
-    No columns unless every combination of the levels occurs.
+    No columns unless every combination of the levels occurs. What varies within a condition is no factor.
     """
-    here = frames.rollouts[frames.rollouts["rollout"].isin(frames.counted)].set_index("rollout")["parameters"]
-    rows = [p if isinstance(p, dict) else {} for p in here]
+    here = frames.rollouts[frames.rollouts["rollout"].isin(frames.counted)].set_index("rollout")
+    rows = [p if isinstance(p, dict) else {} for p in here["parameters"]]
     levels = pd.DataFrame(rows, index=here.index).map(str, na_action="ignore").dropna(axis=1)
-    varied = levels[[c for c in levels if levels[c].nunique() > 1]]
+    within = levels.groupby(here["condition"]).nunique().max()
+    factors = [str(c) for c in levels if levels[c].nunique() > 1 and within.at[str(c)] == 1]
+    varied = levels[factors]
     crossing = np.prod([varied[c].nunique() for c in varied])
     return varied if len(varied.drop_duplicates()) == crossing else varied.iloc[:, :0]
 

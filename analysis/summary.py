@@ -59,10 +59,12 @@ INJECTED = (
     "remarked_on_itself",
 )
 """Rates of runs in which something was injected."""
+ANSWERS = ("right_first", "right_last")
+"""Rates of runs in which problems were set."""
 COMPARED = ("used_tools", "steered", "degenerate_same_index", "degenerate_loop")
-COMPARED_INJECTED = ("detected", "removed_injected")
-"""Rates that are tested between groups, the second where something was injected; fixed here, so that nobody picks them
-after looking."""
+COMPARED_WHERE_ASKED = ("detected", "removed_injected", "right_last")
+"""Rates that are tested between groups, the second where a run has them; fixed here, so that nobody picks them after
+looking."""
 
 SETTING = (
     "scenario",
@@ -163,10 +165,11 @@ def summarise(
     """
     groups = grouping(frames, by)
     injected = bool((frames.steering["source"] == "external").any())
-    rates = (*rates, *(INJECTED if injected else ()))
+    problems = any(isinstance(p, dict) and "problem" in p for p in frames.rollouts["parameters"])
+    rates = (*rates, *(INJECTED if injected else ()), *(ANSWERS if problems else ()))
     names = [n for n in (*rates, *numbers) if n != "monitor_unhealthy" or len(frames.notes)]
     values = measured(frames, names)
-    tested = [r for r in (*COMPARED, *COMPARED_INJECTED) if r in rates]
+    tested = [r for r in (*COMPARED, *COMPARED_WHERE_ASKED) if r in rates]
     coded = detection.categories(frames, by) if injected else pd.DataFrame()
     steers = provenance.steers(frames)
     steers = steers[steers["rollout"].isin(frames.counted)]

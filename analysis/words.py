@@ -45,6 +45,8 @@ SHORT = {
     "blanket_removal": "by CLEAR",
     "amplified_injected": "amplified",
     "remarked_on_itself": "remarked before",
+    "right_first": "right at first",
+    "right_last": "right in the end",
 }
 
 

@@ -19,9 +19,11 @@ import typer
 from scenarios import setting
 from scenarios.framing_factorial import framing_factorial
 from scenarios.free_exploration import free_exploration
+from scenarios.interference import interference
 from scenarios.judge_command import judge
 from scenarios.look import inspect, plain, search
 from scenarios.power_command import power
+from scenarios.wrong_answers import wrong_answers
 from toolkit.errors import BadInput, SelfsteerError
 
 AGENTS_SAYS = "One model in a loop with tools"  # the first words of agents/__init__.py
@@ -168,6 +170,8 @@ def _run_and_say(scenario: Callable[..., Any]) -> Callable[..., None]:
 SCENARIOS: dict[str, Callable[..., Any]] = {
     "free-exploration": free_exploration,
     "framing-factorial": framing_factorial,
+    "interference": interference,
+    "wrong-answers": wrong_answers,
 }
 for _name, _scenario in SCENARIOS.items():
     scenarios.command(_name)(_run_and_say(_scenario))

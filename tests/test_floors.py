@@ -15,7 +15,7 @@ OURS = ("toolkit", "agents", "scenarios", "analysis")
 MAY_IMPORT = {
     "toolkit": ("toolkit",),
     "agents": ("agents", "toolkit"),
-    "analysis": ("analysis", "agents.transcript", "toolkit.errors"),
+    "analysis": ("analysis", "agents.transcript", "agents.grading", "toolkit.errors"),
     "scenarios": OURS,
 }
 # agents know values of the toolkit, never a model, an engine that runs one, or where dictionaries come from

@@ -1,28 +1,27 @@
 """Free exploration as a reviewer reads it: every word that a model is told, beside answers from a script.
 
-A changed word shows in the diff of snapshots/. After a wanted change: SNAPSHOTS=write pytest, and read that diff.
+A changed word shows in the diff of snapshots/.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from agents.framing import PromptVariables, load_framing
 from agents.rollout import Agent
-from agents.transcript import Response, Turn, read
+from agents.transcript import read
 from scenarios.folder import manifest, path_of
 from scenarios.free_exploration import NAME, conditions
 from scenarios.run import run
 from tests.scenarios.driving import DICTIONARY
+from tests.scenarios.telling import conversation, seen_before
 from toolkit.engines.base import Sampling
 from toolkit.engines.scripted import ScriptedEngine
 from toolkit.tools import Toolbox
 
-SNAPSHOTS = Path(__file__).parent / "snapshots"
 VARIABLES = PromptVariables("a scripted model", 1, 4, 12, "random directions", "one step")
 
 
@@ -39,21 +38,12 @@ def told(out: Path, framing: str) -> str:
     run(planned, 1, on, out, manifest(NAME, {}, planned, 1, on), quiet=True)
     record = read(path_of(out, worded.name, 0))
     assert record.start.arm == "target" and record.start.hashes == {"code": "c"} and record.start.versions
-    lines = [f"SYSTEM\n{record.start.framing.system}"]
-    for event in record.events:
-        if isinstance(event, Turn | Response):
-            lines.append(f"{'USER' if isinstance(event, Turn) else 'MODEL'} {event.round}\n{event.text}")
-    return "\n\n".join(lines) + "\n"
+    return conversation(record)
 
 
 @pytest.mark.parametrize("framing", ["research", "potions", "minimal", "no_tools", "potions x research"])
 def test_every_word_that_a_model_is_told_is_what_a_reviewer_saw(tmp_path: Path, framing: str) -> None:
-    path = SNAPSHOTS / f"free_exploration-{framing.replace(' ', '_')}.txt"
-    text = told(tmp_path, framing)
-    if os.environ.get("SNAPSHOTS") == "write":
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    assert seen_before(f"free_exploration-{framing.replace(' ', '_')}", told(tmp_path, framing))
 
 
 def test_the_manifest_holds_the_command_that_began_the_run(tmp_path: Path) -> None:
