@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engines.test_local import DICTIONARY, engine_of, everything, random_context, random_steering
+from tests.engines.contract import everything
+from tests.engines.test_local import DICTIONARY, engine_of, random_context, random_steering
 from toolkit.engines.base import Completion, Generate, Sampling, run
 
 
