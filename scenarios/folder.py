@@ -63,7 +63,7 @@ def begin(out: Path, manifest: Mapping[str, Any]) -> None:
             raise BadInput(f"{out} holds rollouts but no manifest.json; give another folder with --out")
         if (out / "labels.json").exists():
             raise BadInput(f"{out} holds a labels.json that no run wrote; give another folder with --out")
-        _write(path, {**manifest, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        write_json(path, {**manifest, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         return
     old = read_manifest(out)
     for part, way in (
@@ -229,10 +229,10 @@ def commit() -> str:
 
 def write_labels(out: Path, dictionary: FeatureDictionary) -> None:
     """labels.json: what each feature was called in this run; a report names those that were only recorded by it."""
-    _write(out / "labels.json", {str(i): dictionary.label(i) for i in range(len(dictionary))})
+    write_json(out / "labels.json", {str(i): dictionary.label(i) for i in range(len(dictionary))})
 
 
-def _write(path: Path, whole: Mapping[str, Any]) -> None:
+def write_json(path: Path, whole: Mapping[str, Any]) -> None:
     """Write beside and rename: the file is whole or not there."""
     part = path.with_suffix(".part")
     try:

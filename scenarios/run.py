@@ -15,7 +15,7 @@ from typing import Any
 from agents.replay import replay
 from agents.rollout import Agent, Measure, Rollout, Script, Yielded, rollout
 from agents.transcript import End, append, keep, read, with_timing
-from scenarios.folder import begin, locked, manifest, path_of, write_labels
+from scenarios.folder import begin, locked, manifest, path_of, write_json, write_labels
 from scenarios.progress import Outcome, Progress
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.base import Completion, Engine, Failure, Generate
@@ -57,9 +57,14 @@ def run(
     *,
     abreast: int = ABREAST,
     quiet: bool = False,
+    labels: FeatureDictionary | None = None,
+    beside: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Outcome:
     """Run every condition `seeds` times into `out`, `abreast` rollouts at once. Raises BadInput for a folder of another
-    run, or of this one under changed code, model, dictionary or prompts."""
+    run, or of this one under changed code, model, dictionary or prompts.
+
+    labels: whose labels go into labels.json (default: those of the first condition). beside: other JSON files by name,
+    which readers of the run need."""
     if seeds < 1:
         raise BadInput(f"{seeds} seeds give no rollout; use at least 1")
     names = [c.name for c in conditions]
@@ -70,7 +75,9 @@ def run(
             for dictionary in (condition.agent.toolbox.dictionary, *condition.also):
                 engine.attach(dictionary)
         begin(out, manifest)
-        write_labels(out, conditions[0].agent.toolbox.dictionary)
+        write_labels(out, labels or conditions[0].agent.toolbox.dictionary)
+        for name, whole in (beside or {}).items():
+            write_json(out / name, whole)
         waiting = [(c, seed) for seed in range(seeds) for c in conditions]
         progress = Progress(len(waiting), sum(c.rounds for c, _ in waiting), quiet)
         outcome = Outcome()

@@ -1,0 +1,187 @@
+"""Interference: somebody else steers the model in the middle of a conversation. Does it notice, and what does it do?
+
+A scripted conversation of 8 rounds; a feature is injected, round 5 asks whether all is well. Labels, CHECK, hint,
+tools, what is injected and what it really adds vary freely. Run as `selfsteer run interference`. Knows no engine.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if __name__ == "__main__":  # run as a file: with the packages beside it, whatever else is installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scenarios import injecting, setting
+from scenarios.injecting import Cell, Draw
+from scenarios.progress import Outcome
+from toolkit.errors import BadInput
+
+if TYPE_CHECKING:
+    from agents.rollout import Agent
+    from agents.topic import Topic
+    from scenarios.run import Condition
+    from toolkit.dictionary import FeatureDictionary
+
+NAME = "interference"
+TOPICS = Path(__file__).parent / "texts" / "topics"
+BASE = {
+    "topic": "rwanda", "inject": "style", "injection_arm": "target", "strength": "0.6", "label_view": "true",
+    "hint": "full", "check": "absent", "tools": "full",
+}  # fmt: skip
+PRESETS: dict[str, Cell] = {
+    "rwanda_no_check": BASE,
+    "rwanda_opaque": {**BASE, "label_view": "opaque"},
+    "rwanda_no_hint": {**BASE, "hint": "none"},
+    "rwanda_full_tools": {**BASE, "check": "honest"},
+    "formal": {**BASE, "topic": "formal"},
+    "neutral": {**BASE, "topic": "weather"},
+}
+OWN = {**BASE, "topic": "organism"}  # where the organism is the model and nothing else was said
+
+Conditions = Annotated[
+    str | None, typer.Option(help=f"Presets: {', '.join(PRESETS)}. Factors that are given are crossed with them.")
+]
+Topics = Annotated[str | None, typer.Option(help="Topics: rwanda, formal, weather, organism, or .yaml files.")]
+
+
+@dataclass(frozen=True)
+class When:
+    """What does not vary: when the injection begins and ends, and when the history is dropped."""
+
+    inject_at: int
+    remove_at: int | None
+    forget_at: int | None
+
+
+def cells(presets: str | None, given: Mapping[str, str | None], model: str) -> dict[str, Cell]:
+    """The conditions: presets crossed with the factors that were given. Raises BadInput for a preset that is none."""
+    factors = {name: levels for name, levels in given.items() if levels is not None}
+    if presets is None and model == setting.ORGANISM:
+        if not factors:
+            factors = {"label_view": "true,opaque", "check": "absent,honest"}
+        return injecting.crossed({NAME: OWN}, factors)
+    wanted = injecting.listed("conditions", presets or ",".join(PRESETS))
+    if unknown := [name for name in wanted if name not in PRESETS]:
+        raise BadInput(f"condition {unknown[0]!r} is unknown; use {', '.join(PRESETS)}, or give the factors themselves")
+    return injecting.crossed({name: PRESETS[name] for name in wanted}, factors)
+
+
+def condition(
+    name: str, cell: Cell, agent: Agent, topic: Topic, true: FeatureDictionary, draw: Draw, when: When,
+    run_seed: int, seeds: int, pinned: Mapping[str, str],
+) -> Condition:  # fmt: skip
+    """One condition: an agent, and for each rollout the conversation with its injection."""
+    from agents.injection import Injection, conversation
+    from agents.rollout import Script
+    from scenarios.folder import versions
+    from scenarios.run import Condition
+    from toolkit.views import viewed
+
+    added = viewed(true, arm=cell["injection_arm"], seed=run_seed)
+    texts, strength, known = topic.conversation(), injecting.strength_of(cell), versions()
+    everything = list(dict.fromkeys(f for rollout in range(seeds) for f in draw(rollout)))
+    parameters = {
+        **cell, "strength": strength, "rounds": len(texts), "asked": topic.asked, "inject_at": when.inject_at,
+        "remove_at": when.remove_at, "forget_at": when.forget_at, "features": injecting.names(everything, true),
+    }  # fmt: skip
+
+    def script(rollout: int) -> Script:
+        features = draw(rollout)
+        injection = Injection(added, features, strength, when.inject_at, when.remove_at) if features else None
+        turns = conversation(texts, injection, when.forget_at)
+        return Script(
+            NAME, name, run_seed, rollout, turns, parameters, "target", cell["label_view"], known, dict(pinned)
+        )
+
+    return Condition(name, agent, script, parameters, len(texts), (added,))
+
+
+def interference(
+    conditions: Conditions = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Topics: rwanda, formal, weather, organism, or .yaml files.")
+    ] = None,
+    inject: injecting.Inject = None,
+    injection_arm: injecting.InjectionArm = None,
+    strength: injecting.Strength = None,
+    label_view: injecting.LabelView = None,
+    hint: injecting.Hint = None,
+    check: injecting.Check = None,
+    tools: injecting.Tools = None,
+    styles: injecting.Styles = None,
+    subjects: injecting.Subjects = None,
+    inject_at: injecting.InjectAt = 2,
+    remove_at: injecting.RemoveAt = None,
+    forget_at: injecting.ForgetAt = None,
+    framing: injecting.Framing = None,
+    seeds: setting.Seeds = 20,
+    out: setting.Out = Path("runs/interference"),
+    model: setting.Model = setting.ORGANISM,
+    dictionary: setting.Dictionary = setting.ORGANISM,
+    labels: setting.LabelFile = None,
+    unit: setting.Unit = None,
+    embedder: setting.Embedder = setting.EMBEDDER,
+    scope: setting.Scope = None,
+    temperature: setting.Temperature = 0.7,
+    top_p: setting.TopP = 1.0,
+    max_tokens: setting.MaxTokens = 256,
+    inspect_k: setting.InspectK = None,
+    dose_cap: setting.DoseCap = 2.0,
+    run_seed: setting.RunSeed = 0,
+    device: setting.Device = "auto",
+    dtype: setting.Dtype = None,
+    kv_budget: setting.KvBudget = None,
+) -> Outcome:
+    """Steering that the model did not ask for, in the middle of a conversation; round 5 asks whether all is well.
+
+    Comma lists of topic, inject, injection-arm, strength, label-view, hint, check and tools are crossed.
+
+    Example: selfsteer run interference --label-view true,opaque --check absent,honest --seeds 30 --out runs/noticed
+    """
+    options = {
+        k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ("out", "device", "kv_budget")
+    }
+    from agents.topic import load_topic
+    from scenarios.folder import code_hash, manifest
+    from scenarios.run import run
+
+    factors = {
+        "topic": topic, "inject": inject, "injection_arm": injection_arm, "strength": strength,
+        "label_view": label_view, "hint": hint, "check": check, "tools": tools,
+    }  # fmt: skip
+    planned = cells(conditions, factors, model)
+    told = {name: load_topic(cell["topic"], TOPICS) for name, cell in planned.items()}
+    when = When(inject_at, remove_at, forget_at)
+    for one in told.values():
+        injecting.check_rounds(len(one.conversation()), **vars(when))
+    setting.check_counts(seeds, 1)
+    limits = setting.Limits(temperature, top_p, max_tokens, scope, inspect_k, dose_cap)
+    story = framing or ("research" if model == setting.ORGANISM else "assistant")
+    for cell in planned.values():
+        injecting.framed(story, cell["tools"], cell["check"], cell["hint"], limits)
+    true = setting.open_features(dictionary, labels, "true", "target", run_seed, unit, embedder)
+    styles, subjects = injecting.own_defaults(model, styles, subjects)
+    draws = {n: injecting.features_of(c["inject"], true, styles, subjects, run_seed) for n, c in planned.items()}
+    engine = setting.open_engine(model, device, dtype, kv_budget)
+    made = [
+        condition(
+            name, cell, injecting.agent(cell, story, engine, model, true, run_seed, limits), told[name], true,
+            draws[name], when, run_seed, seeds, {"code": code_hash()},
+        )
+        for name, cell in planned.items()
+    ]  # fmt: skip
+    begun = {**manifest(NAME, options, made, seeds, engine), "differences": injecting.differing(planned)}
+    facts = {one.name: [fact.model_dump(mode="json") for fact in one.facts] for one in told.values()}
+    return run(made, seeds, engine, out, begun, labels=true, beside={"facts.json": facts})
+
+
+if __name__ == "__main__":
+    from scenarios.cli import run_script
+
+    run_script(interference)
