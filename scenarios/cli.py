@@ -20,7 +20,6 @@ from scenarios import setting
 from scenarios.framing_factorial import framing_factorial
 from scenarios.free_exploration import free_exploration
 from scenarios.interference import interference
-from scenarios.interference import interference
 from scenarios.judge_command import judge
 from scenarios.look import inspect, plain, search
 from scenarios.power_command import power
@@ -171,7 +170,6 @@ def _run_and_say(scenario: Callable[..., Any]) -> Callable[..., None]:
 SCENARIOS: dict[str, Callable[..., Any]] = {
     "free-exploration": free_exploration,
     "framing-factorial": framing_factorial,
-    "interference": interference,
     "interference": interference,
     "wrong-answers": wrong_answers,
 }
