@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from toolkit.dictionary import FeatureDictionary
-from toolkit.engines import jobs, kv, loading, sampling, table
+from toolkit.engines import jobs, kv, loading, packed, sampling, table
 from toolkit.engines.base import Failure, Generate, ModelInfo, Request, Result
 from toolkit.engines.jobs import Job
 from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
 
-SMALL = 50_000_000  # parameters under which a second thread costs more than it brings
+SMALL = 5_000_000  # parameters under which a second thread costs more than it brings
+PACKED = 4 * 2**30  # bytes of linear weights up to which a CPU keeps a second, packed copy of them
 
 
 class LocalEngine:
@@ -55,6 +56,7 @@ class LocalEngine:
         if self.device.type == "cpu":
             small = sum(p.numel() for p in self.model.parameters()) < SMALL
             torch.set_num_threads(threads or (1 if small else torch.get_num_threads()))
+            packed.pack(self.model, 16, PACKED)
         self.most_rows, self.chunk, self.keep_lanes = most_rows, chunk, keep_lanes
         config = loading.text_config(self.model)
         self.info = ModelInfo(
