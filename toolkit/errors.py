@@ -7,7 +7,8 @@ Knows nothing of where they are raised.
     |  '- WindowFull        a context that leaves no room for a response
     |- DictionaryMismatch   a dictionary that does not fit the model
     |- SteeringError        steering that could not be applied as planned: always fatal to the rollout
-    '- Unsupported          an engine that lacks a capability; names it and a way out
+    |- Unsupported          an engine that lacks a capability; names it and a way out
+    '- Unreachable          a server that an engine works through is down, or failed at a request
 """
 
 
@@ -29,6 +30,10 @@ class SteeringError(SelfsteerError):
 
 class Unsupported(SelfsteerError):
     """An engine or dictionary lacks a capability; the message names it and a way out."""
+
+
+class Unreachable(SelfsteerError):
+    """A server that an engine works through is down, or failed at a request; asking again may help."""
 
 
 class WindowFull(BadInput):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.dictionary import Directions, FeatureDictionary
-from toolkit.errors import DictionaryMismatch, SteeringError
+from toolkit.errors import DictionaryMismatch, SteeringError, Unsupported
 from toolkit.steering import NO_STEERING, Steering
 
 CANARY = 1
@@ -138,6 +138,31 @@ class SteeringTable:
                 few = torch.nn.functional.pad(hidden[where], (0, 0, 0, max(0, self.floor - len(where))))
                 change = change.index_add(0, where, _edited(edit, layer, few, change.dtype)[: len(where)])
         return hidden + change.to(hidden.dtype)
+
+    def portable(self, rows: Sequence[int]) -> dict[int, tuple[Tensor, list[tuple[Tensor, Tensor]]]]:
+        """What `rows` do, as tensors alone, for a machine without dictionaries. On the CPU, by layer.
+
+        A layer has deltas [R, D], one for each of `rows`, and directions [D] of length 1, each with which of `rows` it
+        is projected out of, [R] of 0 and 1. Raises Unsupported for what depends on an encoder or on the token.
+        """
+        found: dict[int, tuple[Tensor, list[tuple[Tensor, Tensor]]]] = {}
+        for layer in sorted(self.layers):
+            if any(at == layer and key and bool(table[list(rows)].any()) for (at, key), table in self._deltas.items()):
+                raise Unsupported("a dictionary that normalises its input cannot steer remotely; use the local engine")
+            projections = []
+            for place, row in enumerate(rows):
+                for edit in self._edits[layer].get(row, ()):
+                    if edit.mode != "project_out":
+                        raise Unsupported(
+                            f"mode {edit.mode} needs the dictionary's encoder beside the model, which a remote one does"
+                            " not have; use add or project_out, or the local engine"
+                        )
+                    vector = edit.directions.vectors([edit.feature])[0, edit.column].to(self.dtype)
+                    on = torch.zeros(len(rows), dtype=self.dtype)
+                    on[place] = 1
+                    projections.append((vector / vector.norm().clamp_min(1e-15), on))
+            found[layer] = self._deltas[layer, ""][list(rows)].cpu(), projections
+        return found
 
     def _put(self, layer: int, key: str, row: int, delta: Tensor) -> None:
         if (layer, key) not in self._deltas:
