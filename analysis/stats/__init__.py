@@ -6,7 +6,7 @@ NaN and None are missing: never counted, they lower n and are reported in `missi
 
 from analysis.stats.agreement import cohen_kappa, krippendorff_alpha
 from analysis.stats.estimate import Estimate, outcomes
-from analysis.stats.pooled import followers, pooled_difference, pooled_share
+from analysis.stats.pooled import fold, followers, pooled_difference, pooled_share
 from analysis.stats.power import (
     Detectable,
     Needed,
@@ -39,6 +39,7 @@ __all__ = [
     "exact_binomial",
     "fisher",
     "fisher_power",
+    "fold",
     "followers",
     "kaplan_meier",
     "krippendorff_alpha",

@@ -77,6 +77,38 @@ def pooled_difference(
     return Estimate(value, NAN, NAN, len(h), how, missing, (extreme + 1) / (resamples + 1))
 
 
+def fold(
+    values: Iterable[Any],
+    totals: Iterable[Any],
+    other_values: Iterable[Any],
+    other_totals: Iterable[Any],
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """How many times the other group's pooled ratio the first one's is; clusters resampled within each group.
+
+    One pair of value and total per cluster. Undefined if the other ratio is 0; a resample in which it is counts as
+    infinite, so the upper end can be inf. n: clusters of both groups.
+    """
+    h1, t1, missing1 = _pairs(values, totals)
+    h2, t2, missing2 = _pairs(other_values, other_totals)
+    n, missing = len(h1) + len(h2), missing1 + missing2
+    how = f"ratio of pooled ratios; bootstrap within groups, percentile {level:.0%}, {resamples} resamples, seed {seed}"
+    if not len(h1) or not len(h2) or not h2.sum():
+        return undefined(how, n, missing)
+    value = float(h1.sum() / t1.sum() / (h2.sum() / t2.sum()))
+    if min(len(h1), len(h2)) == 1:
+        return Estimate(value, NAN, NAN, n, how, missing)
+    rng = np.random.default_rng(seed)
+    one, two = (rng.integers(0, len(h), (resamples, len(h))) for h in (h1, h2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = (h1[one].sum(axis=1) / t1[one].sum(axis=1)) / (h2[two].sum(axis=1) / t2[two].sum(axis=1))
+    drawn = np.where(np.isnan(drawn), np.inf, drawn)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    return Estimate(value, float(low), float(high), n, how, missing)
+
+
 def followers(
     values: Iterable[Any],
     clusters: Iterable[Any],

@@ -1,0 +1,145 @@
+"""Claims held against transcripts: every definition recomputed, with its interval and verdict.
+
+Knows no file format and no screen. One metric is computed once for all claims that use it, however they filter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from analysis.claims import aggregates, queries
+from analysis.claims.aggregates import Sample
+from analysis.claims.file import Claim, Definition, Study
+from analysis.claims.verdict import Verdict, verdict
+from analysis.frames import Frames, Tables
+from analysis.metrics import Metric
+from analysis.stats import Estimate
+from toolkit.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Result:
+    """One definition of one claim. absent: none of its rollouts are in the data, so it was not checked at all.
+
+    changed: the verdict is not the expected one, or the value not the one that the file says was found.
+    """
+
+    claim: Claim
+    definition: Definition
+    filters: Mapping[str, Any]
+    estimate: Estimate
+    verdict: Verdict
+    absent: bool
+
+    @property
+    def expected(self) -> Verdict:
+        return self.definition.expects(self.claim.level)
+
+    @property
+    def changed(self) -> bool:
+        if self.absent:
+            return False
+        was = self.definition.was(self.claim.level)
+        moved = was is not None and verdict(was, self.estimate, self.claim.scale) != "exact"
+        return self.verdict != self.expected or moved
+
+
+def recompute(study: Study, frames: Frames) -> Iterator[Result]:
+    """Every definition of every claim, in the order of the file. Raises BadInput on a filter of no such column."""
+    data = _Data(frames)
+    for claim in study.claims:
+        for definition, filters in zip(claim.definitions, claim.filters, strict=True):
+            estimate, absent = _estimate(data, definition, filters)
+            found = verdict(claim.published, estimate, claim.scale, claim.near)
+            yield Result(claim, definition, filters, estimate, found, absent)
+
+
+def _estimate(data: _Data, d: Definition, filters: Mapping[str, Any]) -> tuple[Estimate, bool]:
+    nan = float("nan")
+    if d.none is not None:
+        return Estimate(nan, nan, nan, 0, d.none), not data.picked(filters)
+    first = data.picked(filters)
+    second = data.picked({**filters, **d.against}) if d.against else []
+    if not first or (d.against and not second):
+        return Estimate(nan, nan, nan, 0, "no such rollouts in these data"), True
+    if d.statistic is not None:
+        of = queries.statistic(d.statistic).measure
+        groups = [data.only(ids, d.rounds, d.cut_off) for ids in ((first, second) if d.against else (first,))]
+        return of(*groups, **d.parameters), False
+    assert d.metric is not None
+    assert d.aggregate is not None
+    values = data.values(queries.metric(d.metric), d.parameters, d.rounds, d.cut_off)
+    over = data.values(queries.metric(d.over), d.over_parameters, d.rounds, d.cut_off) if d.over else None
+    groups_of = data.column(d.across) if d.across else None
+
+    def sample(ids: list[str]) -> Sample:
+        return Sample(
+            values.reindex(ids),
+            None if over is None else over.reindex(ids),
+            None if groups_of is None else groups_of.reindex(ids),
+        )
+
+    return aggregates.AGGREGATES[d.aggregate].of(sample(first), sample(second)), False
+
+
+class _Data:
+    """The frames, and what has been computed from them so far."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.frames = frames
+        self._families: dict[tuple[Callable[..., pd.DataFrame], str], pd.DataFrame] = {}
+        self._cut: dict[tuple[tuple[int, int] | None, str], Frames] = {}
+
+    def picked(self, filters: Mapping[str, Any]) -> list[str]:
+        """The rollouts that a definition is about."""
+        keep = pd.Series(True, index=self.frames.rollouts["rollout"])
+        for column, wanted in filters.items():
+            keep &= self.column(column).isin(wanted if isinstance(wanted, list) else [wanted])
+        return [str(r) for r in keep.index[keep]]
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """A column of rollouts by rollout; `facts.x` and `parameters.x` look inside."""
+        rollouts = self.frames.rollouts
+        outer, _, inner = name.partition(".")
+        if outer not in rollouts or (inner and outer not in ("facts", "parameters")):
+            raise BadInput(f"rollouts have no column {name!r}; they have {', '.join(map(str, rollouts))}")
+        values = [v.get(inner) if isinstance(v, dict) else None for v in rollouts[outer]] if inner else rollouts[outer]
+        return pd.Series(list(values), index=rollouts["rollout"], dtype=object)
+
+    def values(
+        self, metric: Metric, parameters: Mapping[str, Any], rounds: tuple[int, int] | None, cut_off: str
+    ) -> pd.Series[float]:
+        """The metric of every rollout."""
+        key = (metric.measure, json.dumps([parameters, rounds, cut_off], sort_keys=True))
+        if key not in self._families:
+            self._families[key] = metric.measure(self._frames(rounds, cut_off), **parameters)
+        return self._families[key][metric.name]
+
+    def only(self, ids: list[str], rounds: tuple[int, int] | None, cut_off: str) -> Frames:
+        frames, kept = self._frames(rounds, cut_off), set(ids)
+        return replace(frames, tables=Tables(lambda t: _rows(frames.tables[t], frames.tables[t]["rollout"].isin(kept))))
+
+    def _frames(self, rounds: tuple[int, int] | None, cut_off: str) -> Frames:
+        """The frames with only these rounds, and with rollouts that broke off counted or not."""
+        if (rounds, cut_off) not in self._cut:
+            frames = self.frames
+
+            def table(name: str) -> pd.DataFrame:
+                whole = frames.tables[name]
+                if name == "rollouts" and cut_off == "counted":
+                    return whole.assign(ended=whole["ended"].replace("unfinished", "stopped"))
+                if rounds is None or "round" not in whole:
+                    return whole
+                return _rows(whole, whole["round"].between(*rounds))
+
+            self._cut[(rounds, cut_off)] = replace(frames, tables=Tables(table))
+        return self._cut[(rounds, cut_off)]
+
+
+def _rows(table: pd.DataFrame, keep: pd.Series[Any]) -> pd.DataFrame:
+    return table[keep.fillna(False).astype(bool)].reset_index(drop=True)
