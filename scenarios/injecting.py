@@ -6,7 +6,7 @@ Knows no conversation. A level of any factor is a value that lands in the agent,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +54,6 @@ TOOLS: dict[str, tuple[str, ...]] = {
 CHECKS = ("absent", "honest", "lying")
 ALONE = {"assistant": "assistant_alone"}  # what is told instead where no tool is offered
 Cell = Mapping[str, Any]
-Draw = Callable[[int], tuple[int, ...]]
 
 
 def crossed(bases: Mapping[str, Cell], factors: Mapping[str, str]) -> dict[str, Cell]:
@@ -88,65 +87,103 @@ def differing(cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
     return {factor: row for factor, row in table.items() if len({str(level) for level in row.values()}) > 1}
 
 
-def framed(framing: str, tools: str, check: str, hint: str, limits: setting.Limits) -> framings.Framing:
+def framed(framing: str, cell: Cell, limits: setting.Limits) -> framings.Framing:
     """The framing with the tools, CHECK and hint of a condition. Raises BadInput for a level that there is not."""
     from agents.hint import hinted
 
+    tools, check = cell["tools"], cell["check"]
     if tools not in TOOLS:
         raise BadInput(f"tools {tools!r} is unknown; use one of {', '.join(TOOLS)}")
     if check not in CHECKS:
         raise BadInput(f"check {check!r} is unknown; use one of {', '.join(CHECKS)}")
-    name = framing if TOOLS[tools] else ALONE.get(framing, "no_tools")
-    told = setting.framings_of(name, limits)[0]
+    told = setting.framings_of(framing if TOOLS[tools] else ALONE.get(framing, "no_tools"), limits)[0]
     wanted = set(TOOLS[tools]) - ({"check"} if check == "absent" else set())
-    return hinted(replace(told, tools=tuple(verb for verb in told.tools if verb in wanted)), hint)
+    return hinted(replace(told, tools=tuple(verb for verb in told.tools if verb in wanted)), cell["hint"])
 
 
-def agent(
-    cell: Cell, framing: str, engine: Engine, model: str, true: FeatureDictionary, seed: int, limits: setting.Limits,
-    arm: str = "target",
-) -> Agent:  # fmt: skip
-    """The agent of one condition: what it is told, what labels it sees, what CHECK tells it, what its STEER adds.
+@dataclass(frozen=True)
+class Ground:
+    """What all conditions of a run stand on. true: the dictionary with its true labels and directions.
 
-    true: the dictionary with its true labels and directions. seed: of shuffled labels and of arms.
+    styles, subjects: features to be injected as style or topic. seed, seeds: of the run; rollouts of a condition.
+    pinned: hashes of what is in no other field of a transcript.
     """
-    from toolkit.views import viewed
 
-    told = framed(framing, cell["tools"], cell["check"], cell["hint"], limits)
-    seen = viewed(true, cell["label_view"], arm, seed)
-    made = setting.agents_of([told], engine, model, seen, limits)[0]
-    return replace(made, toolbox=replace(made.toolbox, check="lying" if cell["check"] == "lying" else "honest"))
+    engine: Engine
+    model: str
+    true: FeatureDictionary
+    framing: str
+    limits: setting.Limits
+    styles: tuple[int, ...]
+    subjects: tuple[int, ...]
+    seed: int
+    seeds: int
+    pinned: Mapping[str, str]
 
+    def agent(self, cell: Cell) -> Agent:
+        """The agent of one condition: what it is told, which labels it sees, what CHECK tells it."""
+        from toolkit.views import viewed
 
-def features_of(inject: str, true: FeatureDictionary, styles: str | None, subjects: str | None, seed: int) -> Draw:
-    """Which features the rollout with a given number gets; () for none. Needs the true labels.
+        seen = viewed(self.true, cell["label_view"], seed=self.seed)
+        told = framed(self.framing, cell, self.limits)
+        made = setting.agents_of([told], self.engine, self.model, seen, self.limits)[0]
+        return replace(made, toolbox=replace(made.toolbox, check="lying" if cell["check"] == "lying" else "honest"))
 
-    Raises BadInput for a style or topic that was not said, and for a feature that there is not.
-    """
-    from agents.injection import drawn, find
+    def added(self, cell: Cell) -> FeatureDictionary:
+        """The dictionary whose directions the injection adds: the true one, or an arm of it."""
+        from toolkit.views import viewed
 
-    pools = {
-        kind: [find(true, one) for one in given.split(",")] if given else []
-        for kind, given in (("style", styles), ("topic", subjects))
-    }
+        return viewed(self.true, arm=cell["injection_arm"], seed=self.seed)
 
-    def one(part: str) -> Callable[[int], int]:
+    def features(self, inject: str) -> Callable[[int], tuple[int, ...]]:
+        """Which features the rollout with a given number gets; () for none.
+
+        Raises BadInput for a style or topic that was not said, and for a feature that there is not.
+        """
+        if inject == "none":
+            return lambda rollout: ()
+        draws = [self._draw(part.strip()) for part in inject.split("+")]
+        return lambda rollout: tuple(dict.fromkeys(draw(rollout) for draw in draws))
+
+    def _draw(self, part: str) -> Callable[[int], int]:
+        from agents.injection import drawn, find
+
         if part == "random":
-            known = sorted({*pools["style"], *pools["topic"]})
-            return lambda rollout: drawn(true, known, seed, "injected", rollout)
-        if part in pools:
-            pool = pools[part]
+            return lambda rollout: drawn(self.true, (*self.styles, *self.subjects), self.seed, "injected", rollout)
+        if part in ("style", "topic"):
+            pool, option = (self.styles, "--styles") if part == "style" else (self.subjects, "--subjects")
             if not pool:
-                option = "--styles" if part == "style" else "--subjects"
                 raise BadInput(f"which {part} is to be injected? name features with {option}, by number or label")
             return lambda rollout: pool[rollout % len(pool)]
-        feature = find(true, part)
+        feature = find(self.true, part)
         return lambda rollout: feature
 
-    if inject == "none":
-        return lambda rollout: ()
-    draws = [one(part.strip()) for part in inject.split("+")]
-    return lambda rollout: tuple(dict.fromkeys(draw(rollout) for draw in draws))
+
+def open_ground(options: Mapping[str, Any], limits: setting.Limits, cells: Mapping[str, Cell]) -> Ground:
+    """The ground of a run as its command's options say. What can be refused without a model is, before one loads."""
+    from agents.injection import find
+    from scenarios.folder import code_hash
+
+    model, own = options["model"], options["model"] == setting.ORGANISM
+    framing = options["framing"] or ("research" if own else "assistant")
+    setting.check_counts(options["seeds"], 1)
+    for cell in cells.values():
+        framed(framing, cell, limits)
+        strength_of(cell)
+    true = setting.open_features(
+        options["dictionary"], options["labels"], "true", "target", options["run_seed"], options["unit"],
+        options["embedder"],
+    )  # fmt: skip
+    known = _organisms() if own else ("", "")
+    styles, subjects = (
+        tuple(find(true, name) for name in (options[key] or default).split(",") if name.strip())
+        for key, default in zip(("styles", "subjects"), known, strict=True)
+    )
+    engine = setting.open_engine(model, options["device"], options["dtype"], options["kv_budget"])
+    return Ground(
+        engine, model, true, framing, limits, styles, subjects, options["run_seed"], options["seeds"],
+        {"code": code_hash()},
+    )  # fmt: skip
 
 
 def _level(factor: str, level: str) -> str:
@@ -163,15 +200,15 @@ def strength_of(cell: Cell) -> float:
         raise BadInput(f"strength {cell['strength']!r} is not a number; use 0.6, say") from None
 
 
-def own_defaults(model: str, styles: str | None, subjects: str | None) -> tuple[str | None, str | None]:
-    """Styles and subjects as given; for the organism, which has known ones, all of them."""
-    if model != setting.ORGANISM:
-        return styles, subjects
+def _organisms() -> tuple[str, str]:
+    """The organism's styles, and its topics but for the weather, which it is asked about."""
     from toolkit.organism.lexicon import lexicon
 
     words = lexicon()
-    others = [topic.label for name, topic in words.topics.items() if name != "weather"]
-    return styles or ",".join(s.label for s in words.styles.values()), subjects or ",".join(others)
+    return (
+        ",".join(style.label for style in words.styles.values()),
+        ",".join(topic.label for name, topic in words.topics.items() if name != "weather"),
+    )
 
 
 def check_rounds(rounds: int, **named: int | None) -> None:

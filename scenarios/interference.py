@@ -18,15 +18,13 @@ if __name__ == "__main__":  # run as a file: with the packages beside it, whatev
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scenarios import injecting, setting
-from scenarios.injecting import Cell, Draw
+from scenarios.injecting import Cell
 from scenarios.progress import Outcome
 from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
-    from agents.rollout import Agent
     from agents.topic import Topic
     from scenarios.run import Condition
-    from toolkit.dictionary import FeatureDictionary
 
 NAME = "interference"
 TOPICS = Path(__file__).parent / "texts" / "topics"
@@ -44,8 +42,8 @@ PRESETS: dict[str, Cell] = {
 }
 OWN = {**BASE, "topic": "organism"}  # where the organism is the model and nothing else was said
 
-Conditions = Annotated[
-    str | None, typer.Option(help=f"Presets: {', '.join(PRESETS)}. Factors that are given are crossed with them.")
+Presets = Annotated[
+    str | None, typer.Option(help=f"Named conditions: {', '.join(PRESETS)}; factors that are given replace theirs.")
 ]
 Topics = Annotated[str | None, typer.Option(help="Topics: rwanda, formal, weather, organism, or .yaml files.")]
 
@@ -66,44 +64,47 @@ def cells(presets: str | None, given: Mapping[str, str | None], model: str) -> d
         if not factors:
             factors = {"label_view": "true,opaque", "check": "absent,honest"}
         return injecting.crossed({NAME: OWN}, factors)
-    wanted = injecting.listed("conditions", presets or ",".join(PRESETS))
+    wanted = injecting.listed("presets", presets or ",".join(PRESETS))
     if unknown := [name for name in wanted if name not in PRESETS]:
         raise BadInput(f"condition {unknown[0]!r} is unknown; use {', '.join(PRESETS)}, or give the factors themselves")
     return injecting.crossed({name: PRESETS[name] for name in wanted}, factors)
 
 
-def condition(
-    name: str, cell: Cell, agent: Agent, topic: Topic, true: FeatureDictionary, draw: Draw, when: When,
-    run_seed: int, seeds: int, pinned: Mapping[str, str],
-) -> Condition:  # fmt: skip
-    """One condition: an agent, and for each rollout the conversation with its injection."""
+def conditions(
+    planned: Mapping[str, Cell], told: Mapping[str, Topic], when: When, ground: injecting.Ground
+) -> list[Condition]:
+    """A condition for each cell: an agent, and for each rollout its conversation with its injection."""
     from agents.injection import Injection, conversation
     from agents.rollout import Script
     from scenarios.folder import versions
     from scenarios.run import Condition
-    from toolkit.views import viewed
 
-    added = viewed(true, arm=cell["injection_arm"], seed=run_seed)
-    texts, strength, known = topic.conversation(), injecting.strength_of(cell), versions()
-    everything = list(dict.fromkeys(f for rollout in range(seeds) for f in draw(rollout)))
-    parameters = {
-        **cell, "strength": strength, "rounds": len(texts), "asked": topic.asked, "inject_at": when.inject_at,
-        "remove_at": when.remove_at, "forget_at": when.forget_at, "features": injecting.names(everything, true),
-    }  # fmt: skip
+    known = versions()
 
-    def script(rollout: int) -> Script:
-        features = draw(rollout)
-        injection = Injection(added, features, strength, when.inject_at, when.remove_at) if features else None
-        turns = conversation(texts, injection, when.forget_at)
-        return Script(
-            NAME, name, run_seed, rollout, turns, parameters, "target", cell["label_view"], known, dict(pinned)
-        )
+    def condition(name: str, cell: Cell) -> Condition:
+        added, draw, texts = ground.added(cell), ground.features(cell["inject"]), told[name].conversation()
+        strength = injecting.strength_of(cell)
+        injected = dict.fromkeys(f for rollout in range(ground.seeds) for f in draw(rollout))
+        parameters = {
+            **cell, "topic": told[name].name, "strength": strength, "rounds": len(texts), "asked": told[name].asked,
+            **vars(when), "features": injecting.names(list(injected), ground.true),
+        }  # fmt: skip
 
-    return Condition(name, agent, script, parameters, len(texts), (added,))
+        def script(rollout: int) -> Script:
+            features = draw(rollout)
+            injection = Injection(added, features, strength, when.inject_at, when.remove_at) if features else None
+            return Script(
+                NAME, name, ground.seed, rollout, conversation(texts, injection, when.forget_at), parameters,
+                "target", cell["label_view"], known, dict(ground.pinned),
+            )  # fmt: skip
+
+        return Condition(name, ground.agent(cell), script, parameters, len(texts), (added,))
+
+    return [condition(name, cell) for name, cell in planned.items()]
 
 
 def interference(
-    conditions: Conditions = None,
+    presets: Presets = None,
     topic: Annotated[
         str | None, typer.Option(help="Topics: rwanda, formal, weather, organism, or .yaml files.")
     ] = None,
@@ -144,41 +145,28 @@ def interference(
 
     Example: selfsteer run interference --label-view true,opaque --check absent,honest --seeds 30 --out runs/noticed
     """
+    given = dict(locals())
     options = {
-        k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ("out", "device", "kv_budget")
+        k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k not in ("out", "device", "kv_budget")
     }
     from agents.topic import load_topic
-    from scenarios.folder import code_hash, manifest
+    from scenarios.folder import manifest
     from scenarios.run import run
 
-    factors = {
-        "topic": topic, "inject": inject, "injection_arm": injection_arm, "strength": strength,
-        "label_view": label_view, "hint": hint, "check": check, "tools": tools,
-    }  # fmt: skip
-    planned = cells(conditions, factors, model)
+    planned = cells(presets, {factor: given[factor] for factor in BASE}, model)
     told = {name: load_topic(cell["topic"], TOPICS) for name, cell in planned.items()}
     when = When(inject_at, remove_at, forget_at)
     for one in told.values():
         injecting.check_rounds(len(one.conversation()), **vars(when))
-    setting.check_counts(seeds, 1)
     limits = setting.Limits(temperature, top_p, max_tokens, scope, inspect_k, dose_cap)
-    story = framing or ("research" if model == setting.ORGANISM else "assistant")
-    for cell in planned.values():
-        injecting.framed(story, cell["tools"], cell["check"], cell["hint"], limits)
-    true = setting.open_features(dictionary, labels, "true", "target", run_seed, unit, embedder)
-    styles, subjects = injecting.own_defaults(model, styles, subjects)
-    draws = {n: injecting.features_of(c["inject"], true, styles, subjects, run_seed) for n, c in planned.items()}
-    engine = setting.open_engine(model, device, dtype, kv_budget)
-    made = [
-        condition(
-            name, cell, injecting.agent(cell, story, engine, model, true, run_seed, limits), told[name], true,
-            draws[name], when, run_seed, seeds, {"code": code_hash()},
-        )
-        for name, cell in planned.items()
-    ]  # fmt: skip
-    begun = {**manifest(NAME, options, made, seeds, engine), "differences": injecting.differing(planned)}
+    ground = injecting.open_ground(given, limits, planned)
+    made = conditions(planned, told, when, ground)
+    begun = manifest(NAME, options, made, seeds, ground.engine)
     facts = {one.name: [fact.model_dump(mode="json") for fact in one.facts] for one in told.values()}
-    return run(made, seeds, engine, out, begun, labels=true, beside={"facts.json": facts})
+    return run(
+        made, seeds, ground.engine, out, {**begun, "differences": injecting.differing(planned)}, labels=ground.true,
+        beside={"facts.json": facts},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,0 +1,181 @@
+"""Interference on a script: what is told, what is injected when, and that conditions differ in values alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.topic import load_topic
+from agents.transcript import External, Response, Truncate, read
+from analysis.content import Fact, coded_sentence
+from scenarios import setting
+from scenarios.folder import manifest, path_of
+from scenarios.injecting import Ground, crossed, differing
+from scenarios.interference import BASE, NAME, OWN, PRESETS, TOPICS, When, cells, conditions
+from scenarios.run import run
+from tests.scenarios.driving import residuals
+from tests.scenarios.telling import conversation, seen_before
+from tests.tiny import random_dictionary
+from toolkit.engines.base import Generate
+from toolkit.engines.scripted import ScriptedEngine
+from toolkit.errors import BadInput
+
+DICTIONARY = random_dictionary(d_model=8)
+ROUNDS = 8
+
+
+def says(request: Generate) -> str:
+    """A call in some rounds, whatever the tools are called; those not offered are refused."""
+    number = int(request.sampling.stream[3])
+    return {1: "It is so.\nINSPECT()", 3: "CHECK_STEERING()\nREMOVE_STEERING(7)", 4: 'SEARCH_FEATURES("rain")'}.get(
+        number, "And so on."
+    )
+
+
+def ground(on: ScriptedEngine, seeds: int = 2, **changes: Any) -> Ground:
+    made = {"styles": (7, 3), "subjects": (5,), "framing": "assistant", "limits": setting.Limits()} | changes
+    return Ground(on, "scripted", DICTIONARY, made.pop("framing"), made.pop("limits"), **made, seed=0, seeds=seeds,
+                  pinned={"code": "c"})  # fmt: skip
+
+
+def ran(out: Path, planned: dict, when: When = When(2, None, None), seeds: int = 2, **changes: Any) -> dict:
+    on = ScriptedEngine(says, residuals=residuals)
+    told = {name: load_topic(cell["topic"], TOPICS) for name, cell in planned.items()}
+    made = conditions(planned, told, when, ground(on, seeds, **changes))
+    run(made, seeds, on, out, manifest(NAME, {}, made, seeds, on), quiet=True, labels=DICTIONARY)
+    return {(name, seed): read(path_of(out, name, seed)) for name in planned for seed in range(seeds)}
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_word_of_a_preset_is_what_a_reviewer_saw(tmp_path: Path, name: str) -> None:
+    [record] = ran(tmp_path, {name: PRESETS[name]}, seeds=1).values()
+    assert seen_before(f"interference-{name}", conversation(record))
+
+
+def test_the_organisms_conversation_is_what_a_reviewer_saw(tmp_path: Path) -> None:
+    [record] = ran(tmp_path, {"organism": OWN}, When(2, 6, 7), seeds=1, framing="research").values()
+    assert seen_before("interference-organism", conversation(record))
+
+
+@pytest.mark.parametrize(
+    ("factor", "level", "says"),
+    [("tools", "none", "without a tool"), ("tools", "inspect", "INSPECT alone"), ("hint", "minimal", "a hint")],
+)
+def test_what_other_levels_are_told(tmp_path: Path, factor: str, level: str, says: str) -> None:
+    [record] = ran(tmp_path, {"a": {**BASE, factor: level}}, seeds=1).values()
+    assert seen_before(f"interference-{factor}-{level}", conversation(record)), says
+
+
+@pytest.mark.parametrize("arm", ["target", "zero", "random", "other"])
+def test_an_arm_changes_what_is_added_and_nothing_that_is_told(tmp_path: Path, arm: str) -> None:
+    records = ran(tmp_path, {arm: {**BASE, "injection_arm": arm}}, seeds=1)
+    [external] = [e for e in records[arm, 0].events if isinstance(e, External)]
+    [added] = external.after
+    assert (added.feature, added.strength, added.source) == (7, 0.6, "external")
+    assert (added.dictionary == DICTIONARY.key) == (arm == "target")
+    told = conversation(records[arm, 0]).replace(added.dictionary, "KEY")
+    plain = conversation(ran(tmp_path / "plain", {"t": BASE}, seeds=1)["t", 0]).replace(DICTIONARY.key, "KEY")
+    assert told == plain
+
+
+@pytest.mark.parametrize(
+    ("inject", "expected"),
+    [("style", [(7,), (3,), (7,)]), ("topic", [(5,)] * 3), ("style+topic", [(7, 5), (3, 5), (7, 5)]),
+     ("9", [(9,)] * 3), ("none", [()] * 3)],
+)  # fmt: skip
+def test_which_features_each_rollout_gets(tmp_path: Path, inject: str, expected: list) -> None:
+    records = ran(tmp_path, {"a": {**BASE, "inject": inject}}, seeds=3)
+    found = [{i.feature for e in r.events if isinstance(e, External) for i in e.after} for r in records.values()]
+    assert found == [set(e) for e in expected]
+
+
+def test_a_random_feature_is_none_of_the_named_ones_and_the_same_again(tmp_path: Path) -> None:
+    draw = ground(ScriptedEngine([])).features("random")
+    found = [draw(rollout)[0] for rollout in range(40)]
+    assert not {7, 3, 5} & set(found) and len(set(found)) > 3
+    assert found == [ground(ScriptedEngine([])).features("random")(rollout)[0] for rollout in range(40)]
+
+
+def test_removal_and_truncation_happen_at_their_rounds(tmp_path: Path) -> None:
+    records = ran(tmp_path, {"a": {**BASE, "inject": "3"}}, When(2, 5, 7), seeds=1)
+    events = records["a", 0].events
+    assert [len(e.steering) for e in events if isinstance(e, Response)] == [0, 1, 1, 1, 0, 0, 0, 0]
+    assert [e.round for e in events if isinstance(e, Truncate)] == [7]
+
+
+def test_the_manifest_shows_in_what_conditions_differ() -> None:
+    planned = cells(None, {"label_view": "true,opaque", "hint": "none"}, setting.ORGANISM)
+    assert list(planned) == ["label-view-true", "label-view-opaque"]
+    assert differing(planned) == {"label_view": {"label-view-true": "true", "label-view-opaque": "opaque"}}
+
+
+def test_presets_keep_the_studys_names_and_differ_from_the_first_in_one_factor() -> None:
+    named = cells(None, {}, "some/model")
+    assert list(named) == [
+        "rwanda_no_check",
+        "rwanda_opaque",
+        "rwanda_no_hint",
+        "rwanda_full_tools",
+        "formal",
+        "neutral",
+    ]
+    first = named.pop("rwanda_no_check")
+    assert [[k for k in first if first[k] != cell[k]] for cell in named.values()] == [
+        ["label_view"], ["hint"], ["check"], ["topic"], ["topic"],
+    ]  # fmt: skip
+
+
+def test_factors_are_crossed_with_presets_and_named_apart() -> None:
+    planned = cells("formal,neutral", {"check": "honest,lying", "strength": "0.3"}, "some/model")
+    assert list(planned) == ["formal_check-honest", "formal_check-lying", "neutral_check-honest", "neutral_check-lying"]
+    assert {cell["strength"] for cell in planned.values()} == {"0.3"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: cells("rwanda", {}, "m"), "'rwanda' is unknown"),
+        (lambda: crossed({"a": BASE}, {"hint": "full,full"}), "each once"),
+        (lambda: crossed({"a": BASE}, {"hint": ","}), "one or more"),
+        (lambda: load_topic("moon", TOPICS), "topic 'moon' is unknown; use one of formal"),
+        (lambda: ground(ScriptedEngine([]), styles=()).features("style"), "--styles"),
+        (lambda: ground(ScriptedEngine([])).agent({**BASE, "tools": "all"}), "tools 'all'"),
+        (lambda: ground(ScriptedEngine([])).agent({**BASE, "check": "no"}), "check 'no'"),
+        (lambda: ground(ScriptedEngine([])).agent({**BASE, "hint": "no"}), "hint 'no'"),
+        (lambda: ground(ScriptedEngine([])).agent({**BASE, "label_view": "no"}), "label view 'no'"),
+        (lambda: ground(ScriptedEngine([])).added({**BASE, "injection_arm": "no"}), "arm 'no'"),
+    ],
+)
+def test_a_level_that_is_none_is_refused(wrong: Any, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        wrong()
+
+
+@pytest.mark.parametrize("name", ["rwanda", "formal", "weather", "organism"])
+def test_a_topic_has_8_rounds_and_facts_whose_own_statements_hold_their_terms(name: str) -> None:
+    topic = load_topic(name, TOPICS)
+    said = topic.conversation()
+    assert len(said) == ROUNDS and said[4] == topic.wellbeing and topic.asked == 5
+    assert len(topic.facts) >= 8
+    for one in topic.facts:
+        fact = Fact(one.id, one.statement, tuple((t,) if isinstance(t, str) else t for t in one.terms))
+        assert coded_sentence(one.statement, fact, ()) == "stated correctly", one.id
+
+
+def test_the_command_runs_on_the_organism_writes_facts_and_goes_on(tmp_path: Path) -> None:
+    from tests.scenarios.test_cli import call
+
+    out = tmp_path / "run"
+    done = call("run", "interference", "--seeds", "1", "--label-view", "opaque,true", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    begun = json.loads((out / "manifest.json").read_text())
+    assert begun["differences"]["label_view"] == {"label-view-opaque": "opaque", "label-view-true": "true"}
+    assert json.loads((out / "labels.json").read_text())["330"] == "pirate dialect"  # not those of the first condition
+    assert {fact["id"] for fact in json.loads((out / "facts.json").read_text())["organism"]} >= {"rain", "thunder"}
+    records = [read(path) for path in sorted(out.glob("rollouts/*/*.jsonl"))]
+    assert {r.start.condition["topic"] for r in records} == {"organism"} and {r.rounds for r in records} == {ROUNDS}
+    again = call("resume", str(out))
+    assert again.exit_code == 0 and "2 were there before" in again.output, again.output
