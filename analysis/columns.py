@@ -113,7 +113,7 @@ TABLES = (
             IN_ROUND,
             *_columns(
                 ("order", "call.order", "Int64", "place among the calls of its response, from 1, as carried out"),
-                ("text_order", "imported.text_order", "Int64", "place in the text, where it differs and is known"),
+                ("text_order", "call.order", "Int64", "place among the calls in the text, where it is known"),
                 ("verb", "call.verb", "string", "which tool; NA if no tool has the name that was written"),
                 ("outcome", "call.outcome", "string", "ok, malformed, unknown_tool, bad_argument or refused"),
                 ("problem", "call.problem", "string", "why it is not ok, as a short code"),

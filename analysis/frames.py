@@ -6,16 +6,15 @@ Knows no metric and no engine. A rollout of ours without a last line is listed i
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agents import transcript
+from analysis.bar import with_bar
 from analysis.columns import TABLE, TABLES, Column, Table, columns_markdown
 from analysis.importers import store
 from toolkit.errors import BadInput
@@ -23,8 +22,6 @@ from toolkit.errors import BadInput
 __all__ = ["Frames", "columns_markdown", "each_rollout", "load", "per_rollout"]
 
 Event = dict[str, Any]
-SILENT_S = 2.0
-"""Reading shorter than this shows no progress bar."""
 WHOLE = ("finished", "left", "window", "stopped")
 """Endings after which a rollout counts; after `failed` every metric of it is missing. `stopped` counts: the script
 ended it because it was unhealthy, and leaving such rollouts out would make the rest look healthy."""
@@ -128,7 +125,7 @@ def load(run_dir: str | Path) -> Frames:
     unfinished: list[Event] = []
     errors: list[Event] = []
     labels: dict[int, str] = {}
-    for path in _with_bar(paths):
+    for path in with_bar(paths, "reading transcripts"):
         name = path.relative_to(run / "rollouts").with_suffix("").as_posix()
         file = {"rollout": name, "condition": name.rpartition("/")[0], "path": path.relative_to(run).as_posix()}
         events, problem = _events(path)
@@ -280,18 +277,3 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 def _in_order(path: Path) -> tuple[str, int, str]:
     return (path.parent.as_posix(), int(path.stem) if path.stem.isdigit() else -1, path.stem)
-
-
-def _with_bar(paths: Sequence[Path]) -> Iterator[Path]:
-    began, bar, task = time.monotonic(), None, None
-    for done, path in enumerate(paths):
-        if bar is None and time.monotonic() - began > SILENT_S:
-            shape = TextColumn("reading transcripts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            bar = Progress(*shape, transient=True)
-            task = bar.add_task("", total=len(paths), completed=done)
-            bar.start()
-        if bar is not None and task is not None:
-            bar.update(task, completed=done)
-        yield path
-    if bar is not None:
-        bar.stop()

@@ -19,6 +19,7 @@ import typer
 from scenarios import setting
 from scenarios.framing_factorial import framing_factorial
 from scenarios.free_exploration import free_exploration
+from scenarios.import_command import import_transcripts
 from scenarios.interference import interference
 from scenarios.judge_command import judge
 from scenarios.look import inspect, plain, search
@@ -132,6 +133,7 @@ app.command()(search)
 app.command()(inspect)
 app.command()(power)
 app.command()(judge)
+app.command("import")(import_transcripts)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

@@ -46,8 +46,9 @@ _PANDAS: dict[pa.DataType, Any] = {
 class Rollout:
     """One rollout while an importer fills it: rows of any table, and what the importer left out of it.
 
-    name: `condition/number`, unique in the folder. path: its source file, below the folder that was given.
-    labels: by feature number. left_out: counts by reason, added up over all files in import.json.
+    name: `condition/number`, unique in the folder. path: its source file; the import makes it one below the folder
+    that was given. labels: by feature number; placeholders: labels that say nothing, kept apart. left_out: counts by
+    reason, added up over all files in import.json.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Rollout:
     path: str
     rows: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     labels: dict[int, str] = field(default_factory=dict)
+    placeholders: dict[int, str] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, table: str, **values: Any) -> None:
@@ -68,7 +70,7 @@ class Rollout:
             columns = self.rows[table] = {c.name: [] for c in TABLE[table].columns}
         given = {**same, "rollout": self.name}
         if table == "rollouts":
-            given |= {"condition": self.condition, "path": self.path}
+            given["condition"] = self.condition
         if unknown := (given.keys() | lists.keys()) - columns.keys():
             raise KeyError(f"table {table} has no column {', '.join(sorted(unknown))}")
         for name, values in lists.items():
@@ -97,13 +99,14 @@ class Writer:
         self._ended: Counter[str] = Counter()
         self._unfinished: list[dict[str, Any]] = []
         self._labels: dict[int, str] = {}
+        self._placeholders: dict[int, str] = {}
         self._names: set[str] = set()
         self._held: dict[str, dict[str, list[Any]]] = {}
         self._files: dict[str, pq.ParquetWriter] = {}
 
     def __enter__(self) -> Writer:
         if self.out.exists() and any(self.out.iterdir()) and not (self.out / MANIFEST).exists():
-            left = {p.name for p in self.out.iterdir()} - {f".{t.name}.parquet" for t in TABLES}
+            left = {p.name for p in self.out.iterdir()} - {f".{t.name}.parquet" for t in TABLES} - {"report"}
             if left:
                 raise BadInput(f"{self.out} holds other files ({min(left)}); give --out a new folder")
         self.out.mkdir(parents=True, exist_ok=True)
@@ -125,11 +128,13 @@ class Writer:
             raise BadInput(f"{rollout.path} is a second file for rollout {rollout.name}; keep one of them")
         if len(rollout.of("rollouts", "rollout")) != 1:
             raise BadInput(f"{rollout.path} made {len(rollout.of('rollouts', 'rollout'))} rows of rollouts; it is one")
+        rollout.rows["rollouts"]["path"] = [rollout.path]
         arrays = {t: [_array(c, rollout.rows[t][c.name], rollout) for c in TABLE[t].columns] for t in rollout.rows}
         self._names.add(rollout.name)
         self.left_out += rollout.left_out
-        for feature, label in rollout.labels.items():
-            self._labels.setdefault(feature, label)
+        for known, found in ((self._labels, rollout.labels), (self._placeholders, rollout.placeholders)):
+            for feature, label in found.items():
+                known.setdefault(feature, label)
         ended = rollout.of("rollouts", "ended")[0]
         self._ended[str(ended)] += 1
         if ended == "unfinished":
@@ -164,6 +169,7 @@ class Writer:
             "left_out": dict(self.left_out),
             "unfinished": self._unfinished,
             "errors": self.errors,
+            "placeholder_labels": {str(k): v for k, v in sorted(self._placeholders.items()) if k not in self._labels},
             "versions": {"python": sys.version.split()[0], "pyarrow": pa.__version__, "pandas": pd.__version__},
         }
         _write(self.out / LABELS, {str(k): v for k, v in sorted(self._labels.items())})

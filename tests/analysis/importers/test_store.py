@@ -72,7 +72,8 @@ def test_an_imported_frame_is_the_frame_of_the_run_it_was_made_from(frames, tmp_
     for table in TABLES:
         first, second = getattr(frames, table.name).copy(), getattr(again, table.name)
         for column in [c.name for c in table.columns if c.dtype == "object"]:
-            first[column] = [json.loads(json.dumps(v)) for v in first[column]]  # a tuple comes back as a list
+            plain = [json.loads(json.dumps(v)) for v in first[column]]  # a tuple comes back as a list
+            first[column] = pd.Series(plain, dtype=object)
         pd.testing.assert_frame_equal(first, second, obj=table.name)
 
 
