@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from analysis.importers.store import Rollout
 from toolkit.errors import BadInput
 
 FIELDS = {"task", "id", "args", "calls", "scores", "sitter"}
-READINGS = ("cached", "uncached")
 
 
 def files(path: Path) -> list[Path]:
@@ -58,33 +58,17 @@ def rollout(sample: dict[str, Any], group: str, model: str, path: str) -> Rollou
     made = Rollout(f"{condition}/{sample['id']}", condition, path)
     cell = study.cell(task, args, model)
     shown = cell["parameters"].get("vector")
-    for order, (written, dose, turn, rejected) in enumerate(sample["calls"], 1):
-        study.take(made, turn, order, written, dose, rejected, shown if written == "d1" else None)
+    orders = Counter[int]()
+    for written, dose, turn, rejected in sample["calls"]:
+        orders[turn] += 1
+        study.take(made, turn + 1, orders[turn], written, dose, rejected, shown if written == "d1" else None)
     for turn in sample["sitter"]:
-        study.monitor(made, turn, "unhealthy")
+        study.monitor(made, turn + 1, "unhealthy")
     for scorer, (value, metadata) in sample["scores"].items():
         study.score(made, scorer, value, metadata)
     if "L" in sample:
-        _quiz(made, sample)
+        study.quiz(made, args, sample["L"], sample["pool"], (sample["c"], sample["u"]), sample["top"])
     facts = {"first_round": sample["first_round"]}
     ended = "stopped" if sample["early"] else "finished"
     made.add("rollouts", number=str(sample["id"]), ended=ended, facts=facts, **cell)
     return made
-
-
-def _quiz(made: Rollout, sample: dict[str, Any]) -> None:
-    """Two rows of `quizzes`. The lists of tokens come in no order: each belongs to the reading whose value it gives."""
-    stored = (sample["c"], sample["u"])
-    lists = study.matched(sample["top"], stored, sample["L"], len(sample["pool"]))
-    for reading, value, tops in zip(READINGS, stored, lists, strict=True):
-        made.add(
-            "quizzes",
-            vector=sample["args"]["drug"],
-            dose=sample["args"]["dose"],
-            primer=sample["args"]["introspection_primer"],
-            correct=sample["L"],
-            pool=sample["pool"],
-            reading=reading,
-            stored=value,
-            tops=tops,
-        )

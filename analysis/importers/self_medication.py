@@ -22,10 +22,15 @@ STATES = Path(__file__).with_name("self_medication_states.csv")
 ARMS = {"real": "target", "placebo": "none"}
 """The placebo of the study sent no vectors at all and had no monitor: not our `zero`, which takes the same path."""
 FAMILIES = {"fp": "freeplay", "calib": "quiz", "guess": "guess", "gsm8k": "gsm8k", "frust": "frustration", "ctf": "ctf"}
+FOLDERS = {"fp": "freeplay", "calib": "calib_prefill"}
+"""What the study calls the folder of a family, where that is not the family's own word."""
+MARKS = {"steering_mode_runtime", "drug_condition", "condition", "introspection_primer"}
+"""Arguments that only tasks of this study have, together with a family's name."""
 MATCH = 0.01
 """Largest difference of log-probabilities at which a list of tokens gives a stored value; extracts round to 1e-4."""
 FRAMINGS = ("drugs", "aids", "vectors")
-_SIZE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)b\b", re.IGNORECASE)
+READINGS = ("cached", "uncached")
+_SIZE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 
 
 @cache
@@ -44,6 +49,31 @@ def numbers() -> dict[str, int]:
     return {str(name): i for i, name in enumerate(states()["name"])}
 
 
+def is_cell(task: str, args: Mapping[str, Any]) -> bool:
+    """Is this a task of the study? Its families are common words, so one of its arguments must be there too."""
+    return task.split("_")[0] in FAMILIES and bool(MARKS & args.keys())
+
+
+def has_quiz(task: str) -> bool:
+    """Does this task ask which of ten options the vector was?"""
+    return task.split("_")[0] == "calib"
+
+
+def size(text: str) -> str | None:
+    """The size of a model in a text that names one: `8b` of Qwen/Qwen3-8B."""
+    found = _SIZE.search(text)
+    return f"{found[1]}b".lower() if found else None
+
+
+def condition(task: str, args: Mapping[str, Any], model: str) -> str:
+    """Size, folder and task: what the study's folders are called, and the cell of every attempt at it."""
+    family = task.split("_")[0]
+    folder = FOLDERS.get(family, family)
+    if family == "calib":
+        folder += "_primer" if args.get("introspection_primer") else "_noprimer"
+    return f"{size(model) or model}/{folder}/{task}"
+
+
 def cell(task: str, args: Mapping[str, Any], model: str) -> dict[str, Any]:
     """The columns of `rollouts` that name the cell: scenario, framing, arm, label_view, model, parameters.
 
@@ -56,8 +86,7 @@ def cell(task: str, args: Mapping[str, Any], model: str) -> dict[str, Any]:
     mode = args.get("steering_mode_runtime")
     if mode is None and family == "guess":
         mode = "placebo" if "placebo" in task else "real"
-    size = _SIZE.search(model)
-    found = {**args, "task": task, "size": f"{size[1]}b".lower() if size else None}
+    found = {**args, "task": task, "size": size(model)}
     if condition is not None:
         found["intent"] = intent if framing else "none"
     if family in ("quiz", "guess"):
@@ -73,22 +102,30 @@ def cell(task: str, args: Mapping[str, Any], model: str) -> dict[str, Any]:
 
 
 def take(
-    rollout: Rollout, turn: int, order: int, written: str, dose: float | None, rejected: bool, real: str | None = None
+    rollout: Rollout,
+    round: int,
+    order: int,
+    written: str,
+    dose: float | None,
+    rejected: bool,
+    real: str | None = None,
+    text: str | None = None,
 ) -> None:
     """A row of `calls` for one take: a STEER of the state `real` (as `written`, unless it was shown by another name).
 
-    turn: the study's, from 0. A rejected take of a name that is no state is a bad_argument, any other is refused.
+    A rejected take of a name that is no state is a bad_argument, any other is refused.
     """
     name = normal(real or written)
     feature = numbers().get(name)
     outcome = "ok" if not rejected else "refused" if feature is not None else "bad_argument"
     rollout.add(
         "calls",
-        round=turn + 1,
+        round=round,
         order=order,
         verb="steer",
         outcome=outcome,
         problem="" if not rejected else "refused" if feature is not None else "no_such_feature",
+        text=text,
         arguments=[written] if dose is None else [written, f"{dose:g}"],
         feature=feature,
         strength=dose,
@@ -97,9 +134,9 @@ def take(
         rollout.labels.setdefault(feature, name)
 
 
-def monitor(rollout: Rollout, turn: int, verdict: str, text: str | None = None) -> None:
+def monitor(rollout: Rollout, round: int | None, verdict: str, text: str | None = None) -> None:
     """A row of `notes` for one verdict of the study's trip sitter; `unhealthy` also spoke to the model."""
-    rollout.add("notes", round=turn + 1, about="trip_sitter", verdict=verdict, text=text)
+    rollout.add("notes", round=round, about="trip_sitter", verdict=verdict, text=text)
 
 
 def score(rollout: Rollout, scorer: str, value: Any, metadata: Mapping[str, Any]) -> None:
@@ -143,3 +180,30 @@ def matched(lists: Sequence[Tops], stored: Sequence[float | None], correct: str,
     if min(straight, crossed) > MATCH:
         return [None, None]
     return list(lists) if straight <= crossed else [lists[1], lists[0]]
+
+
+def quiz(
+    made: Rollout,
+    args: Mapping[str, Any],
+    correct: str | None,
+    pool: Sequence[str] | None,
+    stored: Sequence[float | None],
+    lists: Sequence[Tops],
+) -> None:
+    """Two rows of `quizzes`, cached and uncached. A probability that is not stored is NA."""
+    there = correct is not None and pool is not None
+    ordered = matched(lists, stored, str(correct), len(pool or ())) if there else [None, None]
+    if ordered == [None, None]:
+        made.left_out["quizzes whose lists of tokens fit no stored probability"] += 1
+    for reading, value, tops in zip(READINGS, stored, ordered, strict=True):
+        made.add(
+            "quizzes",
+            vector=args.get("drug"),
+            dose=number(args.get("dose")),
+            primer=args.get("introspection_primer"),
+            correct=correct,
+            pool=None if pool is None else list(pool),
+            reading=reading,
+            stored=value,
+            tops=None if tops is None else [list(pair) for pair in tops],
+        )
