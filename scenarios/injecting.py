@@ -52,7 +52,9 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "none": (),
 }
 CHECKS = ("absent", "honest", "lying")
-ALONE = {"assistant": "assistant_alone"}  # what is told instead where no tool is offered
+# The same story where tools are offered that change nothing, and where none is.
+TOLD = {"look": {"assistant": "assistant_looking"}, "inspect": {"assistant": "assistant_looking"},
+        "none": {"assistant": "assistant_alone"}}  # fmt: skip
 Cell = Mapping[str, Any]
 
 
@@ -96,7 +98,8 @@ def framed(framing: str, cell: Cell, limits: setting.Limits) -> framings.Framing
         raise BadInput(f"tools {tools!r} is unknown; use one of {', '.join(TOOLS)}")
     if check not in CHECKS:
         raise BadInput(f"check {check!r} is unknown; use one of {', '.join(CHECKS)}")
-    told = setting.framings_of(framing if TOOLS[tools] else ALONE.get(framing, "no_tools"), limits)[0]
+    other = TOLD.get(tools, {}).get(framing, framing if TOOLS[tools] else "no_tools")
+    told = setting.framings_of(other, limits)[0]
     wanted = set(TOOLS[tools]) - ({"check"} if check == "absent" else set())
     return hinted(replace(told, tools=tuple(verb for verb in told.tools if verb in wanted)), cell["hint"])
 
