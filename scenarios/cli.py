@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from scenarios import setting
+from scenarios.claims_command import claims
 from scenarios.framing_factorial import framing_factorial
 from scenarios.free_exploration import free_exploration
 from scenarios.import_command import import_transcripts
@@ -24,6 +25,7 @@ from scenarios.interference import interference
 from scenarios.judge_command import judge
 from scenarios.look import inspect, plain, search
 from scenarios.power_command import power
+from scenarios.sandbox import sandbox
 from scenarios.wrong_answers import wrong_answers
 from toolkit.errors import BadInput, SelfsteerError
 
@@ -134,6 +136,7 @@ app.command()(inspect)
 app.command()(power)
 app.command()(judge)
 app.command("import")(import_transcripts)
+app.command()(claims)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
@@ -173,6 +176,7 @@ SCENARIOS: dict[str, Callable[..., Any]] = {
     "free-exploration": free_exploration,
     "framing-factorial": framing_factorial,
     "interference": interference,
+    "sandbox": sandbox,
     "wrong-answers": wrong_answers,
 }
 for _name, _scenario in SCENARIOS.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.bar import with_bar
 from analysis.claims import aggregates, queries
 from analysis.claims.aggregates import Sample
 from analysis.claims.file import Claim, Definition, Study
@@ -52,7 +53,7 @@ class Result:
 def recompute(study: Study, frames: Frames) -> Iterator[Result]:
     """Every definition of every claim, in the order of the file. Raises BadInput on a filter of no such column."""
     data = _Data(frames)
-    for claim in study.claims:
+    for claim in with_bar(study.claims, "recomputing claims"):
         for definition, filters in zip(claim.definitions, claim.filters, strict=True):
             estimate, absent = _estimate(data, definition, filters)
             found = verdict(claim.published, estimate, claim.scale, claim.near)

@@ -5,6 +5,7 @@ Knows no study; what the shipped files say is tested beside each.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as some
 
-from analysis.claims import Result, read, recompute
+from analysis.claims import Result, read, recompute, tables
 from analysis.claims.verdict import published, verdict
 from analysis.frames import Frames, load
 from analysis.stats import Estimate
+from scenarios.cli import main
 from tests.analysis.synthetic import Story
 from toolkit.errors import BadInput
 
@@ -157,3 +159,46 @@ def test_a_wrong_file_is_refused_with_its_claim(tmp_path: Path, definition: dict
     with pytest.raises(BadInput, match=says) as refused:
         read(claims(tmp_path, {"published": 1, "definitions": [{**SHARE, **definition}]}))
     assert "c0" in str(refused.value)
+
+
+def test_tables_say_what_was_asked_and_found(tmp_path: Path, frames: Frames) -> None:
+    a, gone = {"where": {"condition": "a"}}, {"where": {"condition": "elsewhere"}}
+    path = claims(
+        tmp_path,
+        {"published": 80, "unit": "percent", "definitions": [SHARE | a | {"expected": "no", "by": "study"}]},
+        {"published": "4/9", "definitions": [{"by": "study", "none": "a <b>typo</b>"}, SHARE | {"note": "sound"}]},
+        {"published": 1, "definitions": [SHARE | gone]},
+    )
+    study = read(path)
+    results = list(recompute(study, frames))
+    made = tables.table(study, results)
+    assert made.rows[0][:5] == ("c0", "80%", "75% [30.1, 95.4]", "4", "no")
+    assert made.rows[1][2:5] == ("undefined", "0", "undefined")
+    assert made.rows[2][:4] == ("", "", "4/9 [0.189, 0.733]", "9")
+    assert "2 claims checked: 0 exact, 0 near, 1 no, 1 undefined; 1 not checked" in made.note
+    text = tables.markdown(study, results)
+    assert "<b>" not in text
+    assert "- c1: sound" in text
+    said = json.loads(tables.as_json(study, results, "data"))
+    assert [r["verdict"] for r in said["results"]] == ["no", "undefined", "exact", "undefined"]
+    assert [r["absent"] for r in said["results"]] == [False, False, False, True]
+    assert tables.frame(results)["value"].isna().sum() == 2
+
+
+def test_the_command_ends_with_1_if_a_verdict_changed(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(**definition: Any) -> int:
+        path = claims(tmp_path, {"published": "3/3", "definitions": [{**SHARE, **definition}]})
+        with pytest.raises(SystemExit) as ended:
+            main(["claims", str(path), "--data", str(run), "--out", str(tmp_path / "out")])
+        return int(ended.value.code or 0)
+
+    # `minimal` has a rollout that failed: its use of tools is missing, not 0
+    assert command() == 0
+    assert "all as the file expects" in " ".join(capsys.readouterr().out.split())
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"claims.json", "claims.md", "claims.parquet"}
+    assert command(expected="no") == 1
+    assert "expected no" in capsys.readouterr().out
+    assert command(where={"condition": "elsewhere"}) == 2
+    assert "none of the rollouts" in capsys.readouterr().err

@@ -1,0 +1,141 @@
+"""Recomputed claims as a table: for a screen, for Markdown, and as rows for other programs.
+
+Knows no screen. Texts of claim files are ours; they are made safe all the same by whoever prints them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from analysis import safe
+from analysis.claims.file import Study
+from analysis.claims.recompute import Result
+from analysis.claims.verdict import VERDICTS, Verdict
+from analysis.words import Table
+
+COLUMNS = ("claim", "published", "recomputed", "n", "verdict", "query")
+
+
+def table(study: Study, results: Sequence[Result]) -> Table:
+    """One row per definition; a claim with several is named in its first row. Absent ones are left out."""
+    rows, last = [], ""
+    for r in (r for r in results if not r.absent):
+        first = r.claim.id != last
+        last = r.claim.id
+        said = r.claim.published.text + ("%" if r.claim.unit == "percent" and not r.claim.published.of else "")
+        rows.append((
+            r.claim.id if first else "", said if first else "", value(r), str(r.estimate.n), worded(r), query(r),
+        ))  # fmt: skip
+    return Table(f"Claims of {study.study}", COLUMNS, tuple(rows), summary(results))
+
+
+def summary(results: Sequence[Result]) -> str:
+    """How many claims stand, each by the best of its study's own definitions; and what was not checked or changed."""
+    best: dict[str, Verdict] = {}
+    for r in results:
+        if not r.absent and r.definition.by == "study":
+            rank = VERDICTS.index
+            best[r.claim.id] = min(best.get(r.claim.id, "undefined"), r.verdict, key=rank)
+    counts = Counter(best.values())
+    text = f"{len(best)} claims checked: " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS)
+    absent = {r.claim.id for r in results} - {r.claim.id for r in results if not r.absent}
+    changed = sum(r.changed for r in results)
+    text += f"; {len(absent)} not checked, as none of their rollouts are in these data" if absent else ""
+    return text + (f"; {changed} results are not what the file expects." if changed else "; all as the file expects.")
+
+
+def value(r: Result) -> str:
+    """The recomputed value in the published unit, with its interval."""
+    e, scale = r.estimate, r.claim.scale
+    if math.isnan(e.value):
+        return "undefined"
+    unit = "%" if r.claim.unit == "percent" else ""
+    text = f"{_digits(e.value * scale, r)}{unit}"
+    if r.claim.published.of is not None:
+        text = f"{round(e.value * e.n)}/{e.n}"
+    if math.isnan(e.low) or math.isnan(e.high):
+        return text
+    return f"{text} [{_digits(e.low * scale, r)}, {_digits(e.high * scale, r)}]"
+
+
+def worded(r: Result) -> str:
+    return f"{r.verdict}, expected {r.expected}" if r.verdict != r.expected else (
+        f"{r.verdict}, another value than before" if r.changed else r.verdict
+    )  # fmt: skip
+
+
+def query(r: Result) -> str:
+    """The definition in words: whose it is, what it computes, over which rollouts."""
+    d = r.definition
+    if d.none is not None:
+        return f"{d.by}: no query gives it: {d.none}"
+    name = d.statistic or f"{d.aggregate} of {d.metric}"
+    parts = [f"{d.by}: {name}", *(f"{k}={v}" for k, v in d.parameters.items())]
+    parts += [f"over {d.over}"] if d.over else []
+    parts += [f"across {d.across}"] if d.across else []
+    parts += [f"rounds {d.rounds[0]} to {d.rounds[1]}"] if d.rounds else []
+    parts += [f"{k} = {v}" for k, v in r.filters.items()]
+    parts += ["against " + ", ".join(f"{k} = {v}" for k, v in d.against.items())] if d.against else []
+    return "; ".join(map(str, parts))
+
+
+def markdown(study: Study, results: Sequence[Result]) -> str:
+    made = table(study, results)
+    lines = [f"# {safe.for_markdown(made.title)}", "", safe.for_markdown(" ".join(study.about.split())), ""]
+    lines += [safe.for_markdown(made.note), "", f"| {' | '.join(made.columns)} |", "|" + "---|" * len(made.columns)]
+    lines += ["| " + " | ".join(safe.for_markdown(cell) for cell in row) + " |" for row in made.rows]
+    notes = [(r.claim.id, r.definition.note) for r in results if r.definition.note and not r.absent]
+    seen = list(dict.fromkeys((claim.partition("/")[0], note) for claim, note in notes))
+    lines += ["", "## Notes", ""] if seen else []
+    lines += [f"- {safe.for_markdown(claim)}: {safe.for_markdown(' '.join(note.split()))}" for claim, note in seen]
+    return "\n".join(lines) + "\n"
+
+
+def rows(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """One flat row per definition, absent ones too; a missing number is None."""
+    return [
+        {
+            "claim": r.claim.id,
+            "text": r.claim.text,
+            "source": r.claim.source,
+            "published": r.claim.published.text,
+            "unit": r.claim.unit,
+            "by": r.definition.by,
+            "query": query(r),
+            **{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(r.estimate).items()},
+            "verdict": r.verdict,
+            "expected": r.expected,
+            "absent": r.absent,
+            "changed": r.changed,
+            "note": " ".join(r.definition.note.split()),
+        }
+        for r in results
+    ]
+
+
+def frame(results: Iterable[Result]) -> pd.DataFrame:
+    made = pd.DataFrame(rows(results))
+    numbers = ["value", "low", "high", "p"]
+    return made.astype(dict.fromkeys(numbers, "Float64")) if len(made) else made
+
+
+def as_json(study: Study, results: Sequence[Result], data: str) -> str:
+    said = {"study": study.study, "claims": study.name, "data": data, "summary": summary(results)}
+    finite = [{k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in row.items()}
+              for row in rows(results)]  # fmt: skip
+    return json.dumps({**said, "results": finite}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _digits(x: float, r: Result) -> str:
+    """A digit more than was published, and at least three that count; whole numbers whole."""
+    if math.isinf(x) or x == round(x):
+        return f"{x:,.0f}"
+    leading = 2 - math.floor(math.log10(abs(x)))
+    return f"{x:,.{min(max(r.claim.published.digits + 1, leading, 0), 9)}f}"
