@@ -49,6 +49,10 @@ class Topic(BaseModel):
         """Every turn in its order, the question whether all is well in its place."""
         return (*self.turns[: self.asked - 1], self.wellbeing, *self.turns[self.asked - 1 :])
 
+    def facts_json(self) -> list[dict[str, Any]]:
+        """The facts as facts.json holds them."""
+        return [fact.model_dump(mode="json") for fact in self.facts]
+
 
 def load_topic(name_or_path: str | Path, folder: Path) -> Topic:
     """A topic of `folder` by name, or a YAML file by path. Raises BadInput naming the file and the key."""

@@ -5,7 +5,7 @@ Knows no conversation. A level of any factor is a value that lands in the agent,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,6 +148,11 @@ class Ground:
         draws = [self._draw(part.strip()) for part in inject.split("+")]
         return lambda rollout: tuple(dict.fromkeys(draw(rollout) for draw in draws))
 
+    def injected(self, draw: Callable[[int], tuple[int, ...]]) -> list[str]:
+        """Every feature that some rollout of a condition gets, by number and true label: what a manifest shows."""
+        every = dict.fromkeys(feature for rollout in range(self.seeds) for feature in draw(rollout))
+        return [f"{feature} {self.true.label(feature)}" for feature in every]
+
     def _draw(self, part: str) -> Callable[[int], int]:
         from agents.injection import drawn, find
 
@@ -219,8 +224,3 @@ def check_rounds(rounds: int, **named: int | None) -> None:
     for what, number in named.items():
         if number is not None and not 1 <= number <= rounds:
             raise BadInput(f"{what.replace('_', '-')} {number}: the conversation has rounds 1 to {rounds}")
-
-
-def names(sequence: Sequence[int], true: FeatureDictionary) -> list[str]:
-    """Features as a manifest shows them: number and true label."""
-    return [f"{feature} {true.label(feature)}" for feature in sequence]

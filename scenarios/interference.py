@@ -84,10 +84,9 @@ def conditions(
     def condition(name: str, cell: Cell) -> Condition:
         added, draw, texts = ground.added(cell), ground.features(cell["inject"]), told[name].conversation()
         strength = injecting.strength_of(cell)
-        injected = dict.fromkeys(f for rollout in range(ground.seeds) for f in draw(rollout))
         parameters = {
             **cell, "topic": told[name].name, "strength": strength, "rounds": len(texts), "asked": told[name].asked,
-            **vars(when), "features": injecting.names(list(injected), ground.true),
+            **vars(when), "features": ground.injected(draw),
         }  # fmt: skip
 
         def script(rollout: int) -> Script:
@@ -162,7 +161,7 @@ def interference(
     ground = injecting.open_ground(given, limits, planned)
     made = conditions(planned, told, when, ground)
     begun = manifest(NAME, options, made, seeds, ground.engine)
-    facts = {one.name: [fact.model_dump(mode="json") for fact in one.facts] for one in told.values()}
+    facts = {one.name: one.facts_json() for one in told.values()}
     return run(
         made, seeds, ground.engine, out, {**begun, "differences": injecting.differing(planned)}, labels=ground.true,
         beside={"facts.json": facts},
