@@ -12,13 +12,15 @@ from typing import Any, Protocol, cast
 
 from analysis.bar import with_bar
 from analysis.importers import store
-from analysis.importers.store import Rollout, Writer
+from analysis.importers.store import Rollout, Survey, Writer
 from toolkit.errors import BadInput
 
 __all__ = ["IMPORTERS", "import_folder"]
 
 IMPORTERS = {
     "sae-study": "analysis.importers.sae_study",
+    "self-medication-facts": "analysis.importers.facts",
+    "inspect": "analysis.importers.inspect_logs",
 }
 """A kind of file to the module that reads it, imported when it is asked for."""
 
@@ -28,11 +30,11 @@ class Importer(Protocol):
 
     __doc__: str
 
-    def files(self, path: Path) -> list[Path]:
-        """The files of this kind at `path`, by their names: itself, or those of a folder."""
+    def survey(self, path: Path) -> Survey:
+        """The files of this kind at `path`, by their names: itself, or those of a folder that are to be read."""
 
     def looks_like(self, path: Path) -> bool:
-        """Does the first of these begin as such a file does?"""
+        """Does the first file there begin as such a file does?"""
 
     def read(self, path: Path) -> Iterator[Rollout]:
         """The rollouts of one file. Raises BadInput, in one line, where it is damaged."""
@@ -46,13 +48,18 @@ def import_folder(path: str | Path, out: str | Path, kind: str | None = None) ->
     """
     source = Path(path)
     name, importer = _importer(source, kind)
-    files = importer.files(source)
+    found = importer.survey(source)
+    files = found.files
     top = source if source.is_dir() else source.parent
     if Path(out).resolve() == top.resolve():
         raise BadInput(f"{out} is the folder that is read; give --out another one")
     with Writer(Path(out), name, source.resolve().name) as writer:
         writer.files = len(files)
-        others = sum(p.is_file() for p in source.rglob("*")) - len(files) if source.is_dir() else 0
+        writer.left_out += found.left_out
+        for problem in found.problems:
+            writer.damaged(*problem)
+        known = len(files) + sum(found.left_out.values()) + len(found.problems)
+        others = sum(p.is_file() for p in source.rglob("*")) - known if source.is_dir() else 0
         if others > 0:
             writer.left_out[f"files of another kind than {name} (not read)"] = others
         for file in with_bar(files, f"reading {name}"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.importers import self_medication as study
-from analysis.importers.store import Rollout
+from analysis.importers.store import Rollout, Survey
 from toolkit.errors import BadInput
 
 FIELDS = {"task", "id", "args", "calls", "scores", "sitter"}
@@ -22,6 +22,11 @@ FIELDS = {"task", "id", "args", "calls", "scores", "sitter"}
 def files(path: Path) -> list[Path]:
     """The extracts at `path`: itself, or those of a folder."""
     return sorted(path.glob("*.jsonl.gz")) if path.is_dir() else [path]
+
+
+def survey(path: Path) -> Survey:
+    """All of them are read."""
+    return Survey(files(path))
 
 
 def looks_like(path: Path) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from analysis.importers import self_medication as study
 from analysis.importers import self_medication_store as kept
 from analysis.importers.archive import Archive
 from analysis.importers.inspect_messages import Message, conversation
-from analysis.importers.store import Rollout
+from analysis.importers.store import Rollout, Survey
 from toolkit.errors import BadInput
 
 SAMPLE = re.compile(r"samples/.+\.json\Z")
@@ -78,20 +78,10 @@ class Log:
     """One log by its header. cell: the condition of its rollouts, the same for every attempt at it."""
 
     path: Path
-    name: str
     status: str
     spec: Spec
     cell: str
     of_study: bool
-
-
-@dataclass
-class Plan:
-    """Which logs count, why the others do not, and what is wrong: (path, problem) per damaged file and empty cell."""
-
-    kept: list[Log] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    problems: list[tuple[str, str]] = field(default_factory=list)
 
 
 def files(path: Path) -> list[Path]:
@@ -104,80 +94,73 @@ def looks_like(path: Path) -> bool:
     return path.suffix == ".eval" if path.is_file() else next(path.rglob("*.eval"), None) is not None
 
 
-def header(path: Path, name: str) -> Log:
+def header(path: Path) -> Log:
     """The log at `path`. Raises BadInput if it is none."""
     with Archive(path) as archive:
         member = "header.json" if "header.json" in archive.names else "_journal/start.json"
         if member not in archive.names:
-            raise BadInput(f"{name} is a zip without header.json: no .eval log")
+            raise BadInput(f"{path.name} is a zip without header.json: no .eval log")
         try:
             found = Header.model_validate(archive.json(member, {"status", "eval"}))
         except ValidationError as error:
-            raise BadInput(f"{name}: {member} is not a log's header ({_first(error)})") from error
+            raise BadInput(f"{path.name}: {member} is not a log's header ({_first(error)})") from error
     spec = found.eval
     status = found.status if member == "header.json" else "started"
     mine = study.is_cell(spec.task, spec.task_args)
-    cell = study.condition(spec.task, spec.task_args, _model(spec, name)) if mine else _generic_cell(spec)
-    return Log(path, name, status, spec, cell, mine)
+    cell = study.condition(spec.task, spec.task_args, _model(spec, path)) if mine else _generic_cell(spec)
+    return Log(path, status, spec, cell, mine)
 
 
-def plan(logs: Iterable[Log]) -> Plan:
-    """One log per cell: the latest that succeeded. The others are counted; cells without one are problems."""
-    made, cells = Plan(), dict[str, list[Log]]()
-    for log in logs:
-        cells.setdefault(log.cell, []).append(log)
-        if log.status != "success":
-            made.left_out[f"logs with status {log.status}"] += 1
-    for cell, attempts in cells.items():
-        done = sorted((a for a in attempts if a.status == "success"), key=lambda a: (a.spec.created, a.name))
-        if done:
-            made.kept.append(done[-1])
-            made.left_out["logs that a later success of their cell replaces"] += len(done) - 1
-        else:
-            tally = ", ".join(f"{n} {status}" for status, n in Counter(a.status for a in attempts).items())
-            made.problems.append((attempts[-1].name, f"no log of {cell} succeeded ({tally})"))
-    made.left_out += Counter()  # without zeros
-    return made
+def survey(path: Path) -> Survey:
+    """The log to read of each cell: the latest that succeeded. The others are counted; a cell without one is a problem.
 
-
-def survey(path: Path) -> Plan:
-    """Read every header at `path` and plan. A file that is no log is a problem of the plan."""
-    found, problems = [], []
+    A success that ran before, an error and a log that broke off would all count the same rollouts again.
+    """
+    made, cells = Survey([]), dict[str, list[Log]]()
     for each in files(path):
         name = each.relative_to(path).as_posix() if path.is_dir() else each.name
         try:
-            found.append(header(each, name))
+            log = header(each)
         except BadInput as error:
-            problems.append((name, str(error)))
-    made = plan(found)
-    made.problems[:0] = problems
+            made.problems.append((each.stem, name, str(error)))
+            continue
+        cells.setdefault(log.cell, []).append(log)
+    for cell, attempts in cells.items():
+        done = sorted((a for a in attempts if a.status == "success"), key=lambda a: (a.spec.created, a.path))
+        spare = [a for a in attempts if a not in done]
+        if done:
+            made.files.append(done[-1].path)
+            made.left_out["logs that a later success of their cell replaces"] += len(done) - 1
+        else:
+            tally = ", ".join(f"{n} {status}" for status, n in Counter(a.status for a in attempts).items())
+            name = spare[-1].path.relative_to(path).as_posix() if path.is_dir() else path.name
+            made.problems.append((cell, name, f"no log of {cell} succeeded ({tally})"))
+            spare.pop()
+        for log in spare:
+            made.left_out[f"logs with status {log.status}"] += 1
+    made.left_out += Counter()  # without zeros
+    made.files.sort()
     return made
 
 
-def read(log: Log) -> Iterator[Rollout | tuple[str, str]]:
-    """The rollouts of one log, and (name, problem) for each sample that cannot be read. Raises BadInput at once if the
-    file cannot be opened."""
+def read(path: Path) -> Iterator[Rollout]:
+    """The rollouts of one log; a sample that cannot be read is one that failed. Raises BadInput for a whole log."""
+    log = header(path)
     keys = KEYS | {"events"} if log.of_study and study.has_quiz(log.spec.task) else KEYS
-    with Archive(log.path) as archive:
+    with Archive(path) as archive:
         for member in (name for name in archive.names if SAMPLE.match(name)):
             try:
-                sample = Sample.model_validate(archive.json(member, keys))
-                yield rollout(log, sample)
+                yield rollout(log, Sample.model_validate(archive.json(member, keys)))
             except ValidationError as error:
-                yield f"{log.cell}/{Path(member).stem}", f"{log.name}: {member} is no sample ({_first(error)})"
+                yield _failed(log, member, f"{path.name}: {member} is no sample ({_first(error)})")
             except BadInput as error:
-                yield f"{log.cell}/{Path(member).stem}", str(error)
+                yield _failed(log, member, str(error))
 
 
 def rollout(log: Log, sample: Sample) -> Rollout:
     """One sample as rows. Raises BadInput if a part of it cannot be what it says."""
     number = str(sample.id) if sample.epoch == 1 else f"{sample.id}_epoch_{sample.epoch}"
-    made = Rollout(f"{log.cell}/{number}", log.cell, log.name)
-    spec = log.spec
-    if log.of_study:
-        columns = study.cell(spec.task, spec.task_args, _model(spec, log.name))
-    else:
-        columns = {"scenario": spec.task, "model": spec.model, "parameters": spec.task_args}
+    made = Rollout(f"{log.cell}/{number}", log.cell, log.path.name)
     rounds, calls = conversation(sample.messages)
     if log.of_study:
         kept.fill(made, sample.store, sample.metadata, calls)
@@ -188,9 +171,9 @@ def rollout(log: Log, sample: Sample) -> Rollout:
         made.add("rounds", **row)
     for scorer, score in (sample.scores or {}).items():
         _score(made, scorer, score, log.of_study)
-    if log.of_study and study.has_quiz(spec.task):
+    if log.of_study and study.has_quiz(log.spec.task):
         values = {name: score.value for name, score in (sample.scores or {}).items()}
-        kept.quiz(made, spec.task_args, sample.store, values, sample.events)
+        kept.quiz(made, log.spec.task_args, sample.store, values, sample.events)
     left = any(call.row["verb"] == "end_session" and call.row["outcome"] == "ok" for call in calls)
     how = kept.ending(sample.store, left) if log.of_study else "finished"
     if sample.limit is not None and sample.limit.type == "context":
@@ -202,9 +185,9 @@ def rollout(log: Log, sample: Sample) -> Rollout:
         error=sample.error.message if sample.error is not None else None,
         system="\n\n".join(m.text for m in sample.messages if m.role == "system") or None,
         rounds_done=len(rounds),
-        begun=spec.created or None,
+        begun=log.spec.created or None,
         facts={"limit": sample.limit.type} if sample.limit is not None else None,
-        **columns,
+        **_columns(log),
     )
     return made
 
@@ -227,10 +210,25 @@ def _score(made: Rollout, scorer: str, score: Score, of_study: bool) -> None:
             made.add("scores", scorer=scorer, key=key, value=study.number(value))
 
 
-def _model(spec: Spec, name: str) -> str:
-    """The study's models differ in size: it stands in the model's name, or in the folder that its logs lie in."""
-    size = study.size(spec.model) or study.size(name)
+def _model(spec: Spec, path: Path) -> str:
+    """The study's models differ in size: it stands in the model's name, or in a folder that its logs lie in."""
+    size = study.size(spec.model) or study.size(" ".join(path.parts[-4:-1]))
     return f"Qwen3-{size.upper()}" if size else spec.model.rpartition("/")[2]
+
+
+def _failed(log: Log, member: str, problem: str) -> Rollout:
+    """The sample of a member that cannot be read, by the name of the member: all of it is missing."""
+    number = Path(member).stem.removesuffix("_epoch_1")
+    made = Rollout(f"{log.cell}/{number}", log.cell, log.path.name)
+    made.add("rollouts", number=number, ended="failed", error=problem, **_columns(log))
+    return made
+
+
+def _columns(log: Log) -> dict[str, Any]:
+    spec = log.spec
+    if log.of_study:
+        return study.cell(spec.task, spec.task_args, _model(spec, log.path))
+    return {"scenario": spec.task, "model": spec.model, "parameters": spec.task_args}
 
 
 def _generic_cell(spec: Spec) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.importers.sae_results import KINDS, Result, results, spans
-from analysis.importers.store import Rollout
+from analysis.importers.store import Rollout, Survey
 from toolkit.errors import BadInput
 
 GLOB = "self_steer_v2_*.json"
@@ -51,6 +51,11 @@ Row = dict[str, Any]
 def files(path: Path) -> list[Path]:
     """The result files at `path`: itself, or all of a folder and the folders in it."""
     return sorted(path.rglob(GLOB)) if path.is_dir() else [path]
+
+
+def survey(path: Path) -> Survey:
+    """All of them are read; which were superseded their names say."""
+    return Survey(files(path))
 
 
 def looks_like(path: Path) -> bool:

@@ -43,6 +43,18 @@ _PANDAS: dict[pa.DataType, Any] = {
 
 
 @dataclass
+class Survey:
+    """What an importer found at a path: files to read, and of the others how many were left out and what is wrong.
+
+    problems: (name, path below the given folder, problem) of what is missing or no such file.
+    """
+
+    files: list[Path]
+    left_out: Counter[str] = field(default_factory=Counter)
+    problems: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@dataclass
 class Rollout:
     """One rollout while an importer fills it: rows of any table, and what the importer left out of it.
 
