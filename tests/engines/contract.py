@@ -65,6 +65,29 @@ def local_is_idle(engine: Any) -> bool:
     return not engine._active and not engine._waiting and not any(lane.busy for lane in engine._store.lanes)
 
 
+def nnsight(**options: Any) -> Engine:
+    from toolkit.engines.nnsight import NnsightEngine
+
+    return NnsightEngine(str(MODEL), device="cpu", **options)
+
+
+def nnsight_without_effect(**options: Any) -> Engine:
+    engine: Any = nnsight(**options)
+    engine._table.apply = lambda layer, hidden, rows, present: hidden
+    return engine
+
+
+def nnsight_sent_without_effect() -> Engine:
+    engine: Any = nnsight(dtype="float32", remote="local")
+    portable = engine._table.portable
+    engine._table.portable = lambda rows: {at: (0 * deltas, []) for at, (deltas, _) in portable(rows).items()}
+    return engine
+
+
+def nnsight_is_idle(engine: Any) -> bool:
+    return not engine._waiting and not engine._running
+
+
 # contexts longer than a chunk, so that they mix, and fewer kept than asked for, so that some go
 BUSY: dict[str, Any] = {"chunk": 24, "keep_lanes": 8}
 
@@ -73,6 +96,19 @@ ENGINES: dict[str, Entry] = {
         lambda: local(dtype="float32", **BUSY),
         lambda: local_without_effect(dtype="float32"),
         idle=local_is_idle,
+    ),
+    "nnsight": Entry(
+        lambda: nnsight(dtype="float32"),
+        lambda: nnsight_without_effect(dtype="float32"),
+        needs=("nnsight",),
+        idle=nnsight_is_idle,
+    ),
+    "nnsight-sent": Entry(
+        lambda: nnsight(dtype="float32", remote="local"),
+        lambda: nnsight_sent_without_effect(),
+        needs=("nnsight",),
+        modes=("add", "project_out"),
+        idle=nnsight_is_idle,
     ),
     "local-float64": Entry(
         lambda: local(dtype="float64", **BUSY),

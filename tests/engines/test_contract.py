@@ -38,6 +38,7 @@ from toolkit.steering import MODES, NO_STEERING, Intervention, Steering
 
 LAYERS = (0, 1, 2, 3)
 TOGETHER = 6
+BORDER = 1e-5
 
 
 def some_context(case: Case, seed: int) -> Context:
@@ -65,7 +66,8 @@ def assert_close(case: Case, got: Tensor, expected: Tensor) -> None:
 def assert_is_what_plain_transformers_say(case: Case, request: Generate, got: Completion) -> None:
     """Counts, tokens, log-probabilities and residuals of a completion, all from one pass over its own tokens.
 
-    Greedy tokens must have the highest log-probability; among equals, within the tolerance, any will do.
+    Greedy tokens must have the highest log-probability; among equals, within the tolerance, any will do. Drawn tokens
+    are those of the request's stream.
     """
     check_steered(request.context, got, request.steering)
     sampling, tolerance = request.sampling, case.entry.tolerance * 10
@@ -76,8 +78,10 @@ def assert_is_what_plain_transformers_say(case: Case, request: Generate, got: Co
     elif case.entry.our_draws:
         n, uniform = len(got.tokens), randomness.stream("tokens", *sampling.stream)
         uniforms = torch.tensor([uniform.random() for _ in range(n)], dtype=torch.float32)
-        drawn, _ = draw(before, torch.full((n,), sampling.temperature), torch.full((n,), sampling.top_p), uniforms)
-        assert got.tokens == tuple(drawn.tolist())
+        settings = torch.full((n,), sampling.temperature), torch.full((n,), sampling.top_p)
+        # a draw on the border between two tokens may fall to either: cumulated probabilities are float32
+        near = [draw(before, *settings, (uniforms + shift).clamp(0, 1))[0].tolist() for shift in (-BORDER, 0, BORDER)]
+        assert all(token in around for token, *around in zip(got.tokens, *near, strict=True))
     stops = [t in contract.tokenizer().stop_tokens for t in got.tokens]
     assert not any(stops[:-1])
     assert got.why == ("stop" if stops[-1] else "length" if len(stops) == sampling.max_tokens else "window")

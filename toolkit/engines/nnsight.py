@@ -1,0 +1,414 @@
+"""The nnsight engine: models that the local engine cannot run, in this process or on NDIF, through nnsight's traces.
+
+Knows no prompts, tools or files. A request is one trace (a Score: one more for each longer spelling). Nothing is kept
+between requests, so every context is computed anew: slower than the local engine, and for where that one cannot go.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from toolkit import randomness
+from toolkit.dictionary import FeatureDictionary
+from toolkit.engines import loading, table
+from toolkit.engines.base import (
+    Completion,
+    Failure,
+    Generate,
+    ModelInfo,
+    Read,
+    Request,
+    Residuals,
+    Result,
+    Score,
+    Scores,
+    Why,
+    check_request,
+)
+from toolkit.engines.chat import ChatTokenizer
+from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unreachable, Unsupported
+from toolkit.steering import Steering
+
+NDIF = "https://api.ndif.us"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One trace to run: `respond` or `look` of nnsight_trace.py, over these ids and table rows, with these arguments.
+
+    A `respond` has one row more than ids: that of all tokens after them.
+    """
+
+    trace: str
+    ids: tuple[int, ...]
+    rows: tuple[int, ...]
+    arguments: Mapping[str, Any]
+
+
+Work = Generator[Pass, dict[str, Any], Result]
+
+
+@dataclass
+class Job:
+    """A request on its way: the trace that it waits for and, if that runs remotely, nnsight's handle on it."""
+
+    ticket: int
+    work: Work
+    now: Pass
+    backend: Any = None
+    silent_since: float = field(default_factory=time.monotonic)
+
+
+class NnsightEngine:
+    """Runs a model over contexts with steering by token; see toolkit/engines/base.py for the contract.
+
+    model: a hub name or a folder. remote: False, True for NDIF (or the host in NDIF_HOST), the address of a host, or
+    "local", which sends every trace through nnsight's serialisation and runs it here. NDIF wants a key, NDIF_API_KEY.
+    most_jobs: remote jobs in flight. poll_s: seconds between looks at them. patience_s: how long a host may be silent.
+    name: what records call the model; default: the hub name, or the folder's.
+    Remotely, clamp and dictionaries that normalise their input are Unsupported: they need an encoder beside the model.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        remote: bool | str = False,
+        device: str = "auto",
+        dtype: str | None = None,
+        most_jobs: int = 16,
+        poll_s: float = 1.0,
+        patience_s: float = 300.0,
+        name: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        try:
+            import nnsight
+
+            from toolkit.engines import nnsight_trace
+        except ImportError as error:
+            raise Unsupported(
+                f"the nnsight engine needs the package {error.name}: pip install 'selfsteer[nnsight]'"
+            ) from error
+        if dtype is not None and dtype not in loading.DTYPES:
+            raise BadInput(f"dtype {dtype!r} is unknown; use one of {', '.join(loading.DTYPES)}")
+        self._traces = nnsight_trace
+        self._how: dict[str, Any] = {"remote": remote} if remote else {}
+        self._far = bool(remote) and remote != "local"
+        self.most_jobs, self.poll_s, self.patience_s = most_jobs if self._far else 1, poll_s, patience_s
+        for shipped in ("toolkit.engines.nnsight_trace", "toolkit.engines.sampling") if remote else ():
+            nnsight.register(shipped)
+        self.device = torch.device("cpu") if self._far else loading.pick_device(device)
+        if self._far:
+            self._how["blocking"] = False
+            where = _host(remote, nnsight.CONFIG)
+            self._model, self.tokenizer = _shape(nnsight, model, trust_remote_code)
+        else:
+            where = str(self.device)
+            kind = loading.DTYPES[dtype or ("float32" if self.device.type == "cpu" else "bfloat16")]
+            module, self.tokenizer = loading.load(model, self.device, kind, trust_remote_code)
+            # nnsight sets padding on the tokenizer that it holds; ours stays as it is
+            own = copy.deepcopy(self.tokenizer._tokenizer)
+            self._model = nnsight.TransformersModel(module, tokenizer=own, task="text-generation")
+        module = self._model._module
+        config = loading.text_config(module)
+        kind = next(module.parameters()).dtype
+        self.info = ModelInfo(
+            name=name or (Path(model).name if Path(model).is_dir() else model),
+            digest=_digest(model, config) if self._far else loading.digest(module),
+            n_layers=config.num_hidden_layers,
+            d_model=config.hidden_size,
+            window=config.max_position_embeddings,
+            vocabulary=config.vocab_size,
+            engine="nnsight-remote" if remote else "nnsight",
+            device=where,
+            dtype=str(kind).removeprefix("torch."),
+            batch_invariant=not self._far and self.device.type == "cpu",  # requests never share a step
+            versions={"nnsight": nnsight.__version__},
+        )
+        self._layout = _layout(module, nnsight_trace)
+        wide = kind if kind == torch.float64 else torch.float32
+        self._table = table.SteeringTable(self.info.n_layers, self.info.d_model, self.device, wide)
+        self._waiting: deque[tuple[int, Request]] = deque()
+        self._running: dict[int, Job] = {}
+        self._tickets = 0
+
+    # ------------------------------------------------------------------ the contract
+
+    def attach(self, dictionary: FeatureDictionary) -> None:
+        """Make a dictionary steerable; raises DictionaryMismatch if it does not fit, SteeringError if a canary dies."""
+        known = self._table.layers
+        self._table.attach(dictionary)
+        for layer in sorted(self._table.layers - known):
+            self._check_canary(layer)
+
+    def submit(self, request: Request) -> int:
+        self._tickets += 1
+        self._waiting.append((self._tickets, request))
+        return self._tickets
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a request. A remote job that has begun runs to its end there, and nobody fetches what it found."""
+        self._waiting = deque((t, r) for t, r in self._waiting if t != ticket)
+        self._running.pop(ticket, None)
+
+    def poll(self) -> list[tuple[int, Result | Failure]]:
+        """Work until something has finished; [] only when nothing is in flight."""
+        finished: list[tuple[int, Result | Failure]] = []
+        while not finished and (self._waiting or self._running):
+            while self._waiting and len(self._running) < self.most_jobs:
+                ticket, request = self._waiting.popleft()
+                try:
+                    work = self._work(request)
+                    self._running[ticket] = Job(ticket, work, next(work))
+                except SelfsteerError as error:
+                    finished.append((ticket, Failure(error)))
+            for job in list(self._running.values()):
+                result = self._move(job)
+                if result is not None:
+                    del self._running[job.ticket]
+                    finished.append((job.ticket, result))
+            if self._far and self._running and not finished:
+                time.sleep(self.poll_s)
+        return finished
+
+    # ------------------------------------------------------------------ requests as traces
+
+    def _work(self, request: Request) -> Work:
+        check_request(request, self.info)
+        context = request.context
+        rows = tuple(row for s in context.segments for row in [self._table.row(s.steering)] * len(s))
+        if isinstance(request, Read):
+            return self._read(request, rows)
+        after = self._table.row(request.steering)
+        if isinstance(request, Score):
+            return self._score(request, rows, after)
+        layer = None if request.capture is None else self._table.dictionary(request.capture).reader.layer
+        return self._generate(request, rows, after, layer)
+
+    def _generate(self, request: Generate, rows: tuple[int, ...], after: int, layer: int | None) -> Work:
+        sampling, context = request.sampling, request.context
+        room = min(sampling.max_tokens, self.info.window - len(context))
+        stream = randomness.stream("tokens", *sampling.stream)
+        draws = (sampling.temperature, sampling.top_p, [stream.random() for _ in range(room)])
+        stops = frozenset(self.tokenizer.stop_tokens)
+        arguments = {"kept": layer, "draws": draws, "stops": stops}
+        answer = yield Pass("respond", context.tokens, (*rows, after), arguments)
+        tokens = tuple(answer["tokens"])
+        why: Why = "length" if room == sampling.max_tokens else "window"
+        return Completion(
+            tokens,
+            "stop" if tokens[-1] in stops else why,
+            self._steered((*rows, *[after] * len(tokens))),
+            tuple(answer["logprobs"]) if request.logprobs else None,
+            None if layer is None else _on_cpu(torch.cat(answer["residuals"])),
+        )
+
+    def _score(self, request: Score, rows: tuple[int, ...], after: int) -> Work:
+        ids, end = request.context.tokens, len(request.context) - 1
+        first = sorted({spelling[0] for spellings in request.options for spelling in spellings})
+        answer = yield self._look(ids, rows, asked=[(end, token) for token in first])
+        begun = dict(zip(first, answer["logprobs"], strict=True))
+        sums = []
+        for spellings in request.options:
+            parts = []
+            for head, *rest in spellings:
+                total = begun[head]
+                if rest:
+                    branch = (head, *rest[:-1])
+                    asked = [(end + 1 + i, token) for i, token in enumerate(rest)]
+                    answer = yield self._look((*ids, *branch), (*rows, *[after] * len(branch)), asked=asked)
+                    total += sum(answer["logprobs"])
+                parts.append(total)
+            sums.append(float(np.logaddexp.reduce(parts)))
+        return Scores(tuple(sums), float(np.exp(sums).sum()), self._steered(rows))
+
+    def _read(self, request: Read, rows: tuple[int, ...]) -> Work:
+        answer = yield self._look(request.context.tokens, rows, kept=request.layers, positions=request.positions)
+        return Residuals(_on_cpu(answer["residuals"]), self._steered(rows))
+
+    def _look(
+        self,
+        ids: tuple[int, ...],
+        rows: tuple[int, ...],
+        kept: Sequence[int] = (),
+        positions: Sequence[int] = (),
+        asked: Sequence[tuple[int, int]] = (),
+    ) -> Pass:
+        return Pass("look", ids, rows, {"kept": kept, "positions": positions, "asked": asked})
+
+    def _steered(self, rows: Sequence[int]) -> dict[Steering, int]:
+        """Counts by steering; `_checked` has seen that all of these tokens went through every steered layer."""
+        return {s: n for row, n in Counter(rows).items() if (s := self._table.steerings[row]) is not None}
+
+    # ------------------------------------------------------------------ traces
+
+    def _move(self, job: Job) -> Result | Failure | None:
+        """Begin, look after or go on with a job; its result, or None if it is still under way."""
+        from nnsight.intervention.interleaver import OutOfOrderError
+
+        try:
+            answer = self._run(job.now) if not self._far else self._remotely(job)
+            if answer is None:
+                return None
+            _check(job.now, answer, self._table.layers)
+            job.now, job.backend = job.work.send(answer), None
+        except StopIteration as end:
+            done: Result = end.value
+            return done
+        except (SelfsteerError, RuntimeError, OutOfOrderError) as error:
+            return Failure(error)
+        return None
+
+    def _run(self, one: Pass) -> Any:
+        """The answer of a trace, or for a remote one nnsight's handle on it."""
+        steer, rows = self._steer(one.rows)
+        trace = getattr(self._traces, one.trace)
+        with torch.no_grad():
+            return trace(
+                self._model,
+                self._layout,
+                one.ids,
+                rows,
+                steer,
+                sorted(self._table.layers),
+                how=self._how,
+                **one.arguments,
+            )
+
+    def _steer(self, rows: tuple[int, ...]) -> tuple[Any, list[int]]:
+        """What steers in a trace, and the rows in its numbering: the table itself here, tensors where they are sent."""
+        if self._how:
+            present = table.distinct(rows)
+            return self._traces.table_steer(self._table.portable(present)), [present.index(row) for row in rows]
+        return lambda layer, h, ids: self._table.apply(layer, h, ids, table.distinct(ids.tolist())), list(rows)
+
+    def _remotely(self, job: Job) -> dict[str, Any] | None:
+        """Send a job, or ask for its answer; None while there is none. A silent host is asked again for a while."""
+        import httpx
+        from nnsight.intervention.backends.remote import RemoteError
+
+        try:
+            if job.backend is None:
+                job.backend = self._run(job.now)
+                found = None
+            else:
+                found = job.backend()
+            job.silent_since = time.monotonic()
+        except (RemoteError, httpx.HTTPError) as error:
+            cause = error.__cause__ if isinstance(error, RemoteError) else error
+            status = cause.response.status_code if isinstance(cause, httpx.HTTPStatusError) else 500
+            waited = time.monotonic() - job.silent_since
+            if cause is None or status < 500:
+                raise Unreachable(f"{self.info.device} could not run the job: {error}") from error
+            if waited > self.patience_s:
+                raise Unreachable(f"{self.info.device} has not answered for {waited:.0f} s: {error}") from error
+            return None
+        return None if found is None else dict(found["answer"])
+
+    def _check_canary(self, layer: int) -> None:
+        """Steer a known direction at `layer` and see that the logits move; raises SteeringError if they do not."""
+        token = min(self.tokenizer.stop_tokens, default=0)
+        asked = [(0, t) for t in range(min(64, self.info.vocabulary))]
+        plain = self._at_once(self._look((token,), (0,), (layer,), (0,), asked))
+        residual = plain["residuals"][0, 0].to(self.device, self._table.dtype)
+        # the residual turned by a quarter: as long as it, and in another direction whatever it is
+        self._table.set_canary(layer, torch.cat([residual[1::2], -residual[::2]])[: len(residual)])
+        turned = self._at_once(self._look((token,), (table.CANARY,), (layer,), (0,), asked))
+        if not np.abs(np.subtract(plain["logprobs"], turned["logprobs"])).max() > 1e-4:
+            raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")
+
+    def _at_once(self, one: Pass) -> dict[str, Any]:
+        """Run a trace and wait for it."""
+
+        def work() -> Work:
+            answers.append((yield one))
+            return Residuals(torch.empty(0), {})
+
+        answers: list[dict[str, Any]] = []
+        generator = work()
+        job = Job(0, generator, next(generator))
+        while (result := self._move(job)) is None:
+            time.sleep(self.poll_s if self._far else 0)
+        if isinstance(result, Failure):
+            raise result.error
+        return answers[0]
+
+
+def _check(one: Pass, answer: Mapping[str, Any], layers: frozenset[int]) -> None:
+    """Raise SteeringError unless the model was given these tokens and no others, and each layer steered all of them."""
+    expected = [*one.ids, *answer.get("tokens", ())]
+    if list(answer["entered"]) != expected:
+        raise SteeringError(
+            f"the model was given {len(answer['entered'])} tokens that are not the {len(expected)} of the plan; its"
+            " generation settings change what is drawn, so nothing was recorded"
+        )
+    ran: Counter[int] = Counter()
+    for layer, count in answer["ran"]:
+        ran[layer] += count
+    for layer in layers:
+        if ran[layer] != len(expected):
+            raise SteeringError(f"the steering at layer {layer} ran on {ran[layer]} of {len(expected)} tokens")
+
+
+def _on_cpu(residuals: Tensor) -> Tensor:
+    """float32, or float64 from a float64 model."""
+    return residuals.cpu() if residuals.dtype == torch.float64 else residuals.cpu().float()
+
+
+def _host(remote: bool | str, config: Any) -> str:
+    """The address of a remote host. Raises BadInput if it is NDIF's and there is no key for it."""
+    host = remote if isinstance(remote, str) else str(config.API.HOST)
+    if host.startswith(NDIF) and not config.API.APIKEY:
+        raise BadInput("NDIF wants a key and none is set; get one at https://login.ndif.us and set NDIF_API_KEY to it")
+    config.APP.REMOTE_LOGGING = False  # its status lines would run through the progress display
+    return host
+
+
+def _shape(nnsight: Any, name: str, trust_remote_code: bool) -> tuple[Any, ChatTokenizer]:
+    """A model without its weights, which stay where it runs, and its tokenizer. Raises BadInput if it has none."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = nnsight.TransformersModel(name, task="text-generation", trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(
+            f"the shape of model {name} could not be opened: {str(error).strip().splitlines()[0]}"
+        ) from error
+    try:
+        eos = GenerationConfig.from_pretrained(name).eos_token_id
+    except OSError:  # a model may come without this file
+        eos = model._module.config.eos_token_id
+    return model, ChatTokenizer(tokenizer, eos if isinstance(eos, list) else [] if eos is None else [eos])
+
+
+def _layout(module: Any, traces: Any) -> Any:
+    names = {id(part): name for name, part in module.named_modules()}
+    blocks: nn.ModuleList = loading.decoder_blocks(module)
+    config = loading.text_config(module)
+    return traces.Layout(
+        blocks=tuple(names[id(block)] for block in blocks),
+        norm=names[id(loading.final_norm(module))],
+        head=names[id(module.get_output_embeddings())],
+        scale=float(getattr(config, "logit_scale", None) or 1) / float(getattr(config, "logits_scaling", None) or 1),
+        cap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def _digest(name: str, config: Any) -> str:
+    """Of the name and the configuration: a remote model's weights cannot be seen."""
+    text = name + json.dumps(config.to_dict(), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
