@@ -69,7 +69,10 @@ Work = Generator[Span, None, Result]
 
 @dataclass
 class Job:
-    """A request on its way: its lane, its work, the span being computed, and how many tokens ran under which row."""
+    """A request on its way: its lane, its work, the span being computed, and how many tokens ran under which row.
+
+    draws: uniform numbers for a Generate's tokens. uniform: the next of them, once it was taken and until it was used.
+    """
 
     ticket: int
     request: Request
@@ -77,6 +80,8 @@ class Job:
     applied: Counter[int]
     work: Work
     span: Span
+    draws: np.random.Generator | None
+    uniform: float | None = None
 
 
 def start(
@@ -101,7 +106,7 @@ def start(
     most = min(request.positions, default=len(context) - 1) if isinstance(request, Read) else len(context) - 1
     after = 0 if isinstance(request, Read) else table.row(request.steering)
     layer = _capture_layer(request, table)
-    lane, reused = store.acquire(tokens, rows, most, _longest(request, info.window), keep_lanes)
+    lane, reused = store.acquire(tokens, rows, most, longest(request, info.window), keep_lanes)
     applied = Counter(lane.rows[:reused].tolist())
     rest = tokens[reused:].tolist(), rows[reused:].tolist()
     steered = Steered(table, applied)
@@ -111,7 +116,7 @@ def start(
         work = score(request, *rest, after, lane, steered)
     else:
         work = read(request, *rest, reused, steered)
-    return Job(ticket, request, lane, applied, work, next(work))
+    return Job(ticket, request, lane, applied, work, next(work), _draws(request))
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,9 @@ def score(request: Score, tokens: list[int], rows: list[int], row: int, lane: La
     span = Span(tokens, rows, "last logits")
     yield span
     first, counts = span.result(), steered()
+    if all(len(spellings) == len(spellings[0]) == 1 for spellings in request.options):  # such as a whole vocabulary
+        found = first[0, torch.tensor([spellings[0][0] for spellings in request.options])]
+        return Scores(tuple(found.tolist()), float(found.exp().sum()), counts)
     sums = []
     for spellings in request.options:
         parts = []
@@ -197,12 +205,12 @@ def read(request: Read, tokens: list[int], rows: list[int], reused: int, steered
     return Residuals(torch.stack([span.kept(layer)[at] for layer in request.layers], 1), steered())
 
 
-def draws(request: Request) -> np.random.Generator | None:
+def _draws(request: Request) -> np.random.Generator | None:
     """The uniform draws of a Generate, from the stream that it names; None for other requests."""
     return randomness.stream("tokens", *request.sampling.stream) if isinstance(request, Generate) else None
 
 
-def _longest(request: Request, window: int) -> int:
+def longest(request: Request, window: int) -> int:
     """Tokens that the request's lane will hold at most."""
     more = 0
     if isinstance(request, Generate):
