@@ -100,7 +100,7 @@
     section.id = `round-${round.n}`;
     const header = make("header");
     header.append(make("b", "", `Round ${round.n}`), make("span", "", `in force: ${inWords(round.now)}`));
-    header.append(make("span", "", `${round.made} tokens${round.why && round.why !== "stop" ? `, ended by ${round.why}` : ""}`));
+    header.append(make("span", "", `${round.made === null ? "" : `${round.made} tokens`}${round.why && round.why !== "stop" ? `, ended by ${round.why}` : ""}`));
     section.append(header);
     for (const event of round.events) section.append(make("p", "event", event));
     if (round.turn !== null) {
@@ -167,7 +167,9 @@
     const needle = search.value.trim().toLowerCase();
     const tokens = rollout.rounds.reduce((sum, r) => sum + r.given + r.made, 0);
     view.append(make("h3", "", rollout.id));
-    view.append(make("p", "note", `${rollout.rounds.length} rounds, ${tokens} tokens, ended: ${rollout.ended}`));
+    const unknown = rollout.rounds.some((r) => r.given === null || r.made === null);
+    const sum = unknown ? `${tokens} tokens known` : `${tokens} tokens`;
+    view.append(make("p", "note", `${rollout.rounds.length} rounds, ${sum}, ended: ${rollout.ended}`));
     if (rollout.error) view.append(make("p", "warn", rollout.error));
     const system = data.systems[rollout.system];
     if (system) {

@@ -63,8 +63,8 @@ def _round(row: Row, calls: list[Row], reading: list[Row], events: list[str]) ->
         "turn": _text(row["turn"]),
         "parts": [] if response is None else _parts(response, [c["span"] for c in calls]),
         "why": _text(row["why"]),
-        "given": 0 if row["turn_tokens"] is pd.NA else int(row["turn_tokens"]),
-        "made": 0 if row["response_tokens"] is pd.NA else int(row["response_tokens"]),
+        "given": _whole(row["turn_tokens"]),
+        "made": _whole(row["response_tokens"]),
         "then": _steering(row["turn_steering"]),
         "now": _steering(row["steering"]),
         "calls": listed,
@@ -128,6 +128,10 @@ def _by_round(table: pd.DataFrame) -> dict[tuple[str, int], list[Row]]:
     for row in table.to_dict("records"):
         found.setdefault((row["rollout"], row["round"]), []).append(row)
     return found
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None or value is pd.NA else int(value)
 
 
 def _text(value: Any) -> str | None:

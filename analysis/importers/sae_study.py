@@ -9,7 +9,8 @@ Traps of these files, and what is made of them here:
   round ran under is the experimenter's (table `externals`).
 - Calls were carried out by kind, not as written, equal ones once: `order` is the order of carrying out, `text_order`
   that of the text. Results stand in one text per round and are given to the calls by their kinds.
-- Results were worded by replacing words, labels included: labels come from the automatic INSPECT, which was not.
+- Results were worded by replacing words, labels included: labels come from the automatic INSPECT, which was not, and
+  from results only where no replaced word stands in them.
 - The automatic INSPECT reads the last position of the prompt of the next turn, unsteered: not the response.
 """
 
@@ -41,9 +42,15 @@ TOOLS = {
     "INSPECT": "inspect", "SEARCH_FEATURES": "search", "CHECK_STEERING": "check", "STEER": "steer",
     "REMOVE_STEERING": "remove", "STEER_CLEAR": "clear",
 }  # fmt: skip
-REPEATED = ("text_stats", "full_messages", "cli_args", "search_queries")
-"""Fields that say again what other fields say, or can be computed from the text. They are checked, not kept."""
+REPEATED = ("full_messages", "cli_args")
+"""Fields of the file that say again what others say (but for remove_injection_at and the first turn): not kept."""
 PLACEHOLDER = re.compile(r"feature_\d+|FILTERED_BY_GOODFIRE|\?|")
+REPLACED = {
+    "potions": re.compile(r"potion|potency|relevance|effects|active", re.IGNORECASE),
+    "minimal": re.compile(r"state|modifications", re.IGNORECASE),
+    "other_model": re.compile(r"The network's|the network's|your modifications"),
+}
+"""Words that stand in results of a framing in place of others: a label with one of them may have read otherwise."""
 _TAG = re.compile(r"(?P<cell>(?:exp1|rerun_[a-z0-9]+|scen_[a-z])(?:_\w+?)?)_s(?P<number>\d+)")
 Row = dict[str, Any]
 
@@ -104,7 +111,7 @@ def _rollout(said: Row, file: str) -> Rollout:
     config, turns, framing, tag = said["config"], said["transcript"], said["framing"], said["tag"]
     condition, number, scenario = cell(tag, framing)
     made = Rollout(f"{condition}/{number}", condition, file)
-    made.left_out.update({f"{field} (said elsewhere in the file)": field in said for field in REPEATED[1:3]})
+    made.left_out.update({f"{field} (said elsewhere in the file)": field in said for field in REPEATED})
     if file != f"self_steer_v2_{framing}_{tag}.json":
         made.left_out["file names that do not say what the file holds (the content counts)"] += 1
     injection = [_held(i["index"], i["strength"], "external") for i in config["injection"]]
@@ -122,6 +129,8 @@ def _rollout(said: Row, file: str) -> Rollout:
         _readings(made, turn)
         _calls(made, turn, during, recorded)
         after, message = recorded, turn["user_message"]
+    if not config["opaque_labels"]:
+        _learn_labels(made, REPLACED.get(framing))
     _check_messages(made, said)
     made.add("rollouts", number=number, scenario=scenario, **FIXED, **_facts(said, config))
     return made
@@ -196,6 +205,13 @@ def _readings(made: Rollout, turn: Row) -> None:
         if f["index"] not in made.labels:
             label = f["label"]
             (made.placeholders if PLACEHOLDER.fullmatch(label) else made.labels)[f["index"]] = label
+
+
+def _learn_labels(made: Rollout, replaced: re.Pattern[str] | None) -> None:
+    """Labels that SEARCH and INSPECT showed as they are, of features that no automatic INSPECT named."""
+    for feature, label in zip(made.of("shown", "feature"), made.of("shown", "label"), strict=True):
+        if label is not None and feature not in made.labels and not (replaced and replaced.search(label)):
+            (made.placeholders if PLACEHOLDER.fullmatch(label) else made.labels)[feature] = label
 
 
 # ---------------------------------------------------------------------- calls and what they did

@@ -203,17 +203,27 @@ def test_an_inspect_that_failed_is_not_ok(text):
     assert sae_results.results(text, ["inspect"])[0][:2] == ("refused", "nothing_to_read")
 
 
-def test_labels_come_from_the_automatic_inspect_and_placeholders_are_apart(tmp_path):
+def test_labels_that_were_not_shown_as_they_are_are_not_learnt_and_placeholders_are_apart(tmp_path):
     opaque = Run("scen_a_rwanda_opaque_s1", opaque_labels=True, script=["a"])
     opaque.round("SEARCH_FEATURES('sea')", ("search", "sea"), active=[(101, 2.0), (5, 1.0)])
     potions = Run("exp1_potions_s1", "potions").round("x", ("search", "sea"), active=[(9, 1.5)])
     frames = imported(tmp_path, opaque, potions)
-    assert frames.labels == {101: label(101), 9: label(9)}
+    assert frames.labels == {101: label(101), 9: label(9)}  # opaque ones say nothing; potions had "feature" replaced
     assert frames.manifest["placeholder_labels"] == {"5": "feature_5"}
     shown = dict(rows(frames.shown[frames.shown["feature"] == 101], "rollout", "label"))
     assert shown["scen_a_rwanda_opaque/1"] == "feature_101"
     assert shown["exp1_potions/1"] == 'label 101 of a "potion" (kind: 3.5)'
     assert frames.rollouts["label_view"].tolist() == ["real", "opaque"]
+
+
+def test_a_label_that_only_search_showed_is_learnt_where_words_were_not_replaced(tmp_path):
+    run = Run("exp1_research_s1").round("x", ("search", "sea"), active=[(9, 1.5)])
+    assert imported(tmp_path, run).labels == {f: label(f) for f in (9, *range(101, 111))}
+
+
+def test_of_equal_steers_the_last_is_the_one_that_was_carried_out():
+    (span,) = sae_results.spans("STEER(1, 0.3) STEER(1, 0.5) STEER(1, +0.30)", ["steer"], [["1", "0.3"]])
+    assert span == (28, 43)
 
 
 def test_readings_are_ranked_and_a_round_without_one_has_none(tmp_path):
@@ -328,7 +338,7 @@ def test_files_of_another_kind_are_counted_and_folders_in_folders_read(tmp_path)
 
 def test_nothing_to_import_says_what_could_be(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(BadInput, match="holds nothing that can be imported.*sae-study"):
+    with pytest.raises(BadInput, match=r"holds nothing that can be imported.*sae-study"):
         import_folder(tmp_path, tmp_path / "out")
     with pytest.raises(BadInput, match="does not exist"):
         import_folder(tmp_path / "nowhere", tmp_path / "out")
