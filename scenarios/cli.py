@@ -24,6 +24,7 @@ from scenarios.import_command import import_transcripts
 from scenarios.interference import interference
 from scenarios.judge_command import judge
 from scenarios.look import inspect, plain, search
+from scenarios.observation import observation
 from scenarios.power_command import power
 from scenarios.sandbox import sandbox
 from scenarios.wrong_answers import wrong_answers
@@ -177,6 +178,7 @@ SCENARIOS: dict[str, Callable[..., Any]] = {
     "framing-factorial": framing_factorial,
     "interference": interference,
     "sandbox": sandbox,
+    "observation": observation,
     "wrong-answers": wrong_answers,
 }
 for _name, _scenario in SCENARIOS.items():

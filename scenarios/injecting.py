@@ -175,6 +175,7 @@ def open_ground(options: Mapping[str, Any], limits: setting.Limits, cells: Mappi
     model, own = options["model"], options["model"] == setting.ORGANISM
     framing = options["framing"] or ("research" if own else "assistant")
     setting.check_counts(options["seeds"], 1)
+    setting.framings_of(framing, limits)
     for cell in cells.values():
         framed(framing, cell, limits)
         strength_of(cell)

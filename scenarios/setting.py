@@ -118,14 +118,21 @@ def open_features(
     return replace(open_dictionary(source, labels, label_view, arm, seed, unit, embedder), name=Path(dictionary).name)
 
 
-def texts(path: Path, *keys: str) -> dict[str, str]:
-    """The texts of a script's file, which holds `keys` and nothing else. Raises BadInput naming the file and a key."""
+def texts(path: Path, *keys: str, lists: Sequence[str] = ()) -> dict[str, Any]:
+    """The texts of a script's file, which holds `keys` and `lists` (of texts) and nothing else.
+
+    Raises BadInput naming the file and a key.
+    """
     import yaml
 
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or set(found) != set(keys) or not all(isinstance(v, str) for v in found.values()):
+    if not isinstance(found, dict) or set(found) != {*keys, *lists}:
         has = ", ".join(map(str, found)) if isinstance(found, dict) else "no mapping"
-        raise BadInput(f"{path.name} must hold the texts {', '.join(keys)} and nothing else; it has {has}")
+        raise BadInput(f"{path.name} must hold the texts {', '.join((*keys, *lists))} and nothing else; it has {has}")
+    for key, value in found.items():
+        listed = value if isinstance(value, list) and key in lists else [value]
+        if (key in lists) != isinstance(value, list) or not all(isinstance(text, str) for text in listed):
+            raise BadInput(f"{path.name}: {key} must be {'a list of texts' if key in lists else 'a text'}")
     return found
 
 
@@ -170,9 +177,17 @@ def framings_of(framings: str, limits: Limits) -> list[Framing]:
 
 
 def agents_of(
-    framings: Sequence[Framing], engine: Engine, model: str, dictionary: FeatureDictionary, limits: Limits
+    framings: Sequence[Framing],
+    engine: Engine,
+    model: str,
+    dictionary: FeatureDictionary,
+    limits: Limits,
+    layers: int | None = None,
 ) -> list[Agent]:
-    """An agent for each framing. What a model is told does not depend on the arm."""
+    """An agent for each framing. What a model is told does not depend on the arm.
+
+    layers: of the model that the tools act on, where that is another one.
+    """
     from agents.framing import PromptVariables
     from agents.rollout import Agent
     from toolkit.engines.base import Sampling
@@ -183,7 +198,7 @@ def agents_of(
     variables = PromptVariables(
         model="a tiny Llama" if model == ORGANISM else Path(model).name,
         layer=dictionary.reader.layer,
-        layers=engine.info.n_layers,
+        layers=layers or engine.info.n_layers,
         size=len(dictionary),
         dictionary=_kind(dictionary),
         unit=dictionary.directions.unit,
