@@ -5,29 +5,17 @@ Knows no claim. Names carry a version, NAME@1; a definition that changes gets an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TypeVar
 
+from analysis.claims import choosing, quizzing
+from analysis.claims.statistic import Statistic
 from analysis.metrics import METRICS, Metric
-from analysis.stats import Estimate
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """An estimate from the frames of the rollouts that were picked: measure(frames, **parameters). Where a claim
-    compares, measure(frames, other frames, **parameters). Undefined is NaN, never 0."""
-
-    name: str
-    version: int
-    meaning: str
-    measure: Callable[..., Estimate]
-
 
 _Query = TypeVar("_Query", Metric, Statistic)
-COUNTS: dict[str, Metric] = {}
+COUNTS: dict[str, Metric] = {**choosing.COUNTS}
 """Metrics that take parameters, measure(frames, **parameters); they are in no report of their own."""
-STATISTICS: dict[str, Statistic] = {}
+STATISTICS: dict[str, Statistic] = {**choosing.STATISTICS, **quizzing.STATISTICS}
 
 
 def metric(identifier: str) -> Metric:
