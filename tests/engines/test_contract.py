@@ -32,7 +32,7 @@ from toolkit.engines.base import (
     read_texts,
     run,
 )
-from toolkit.engines.sampling import draw
+from toolkit.engines.sampling import _nucleus
 from toolkit.errors import BadInput, DictionaryMismatch, SteeringError, Unsupported, WindowFull
 from toolkit.steering import MODES, NO_STEERING, Intervention, Steering
 
@@ -76,12 +76,14 @@ def assert_is_what_plain_transformers_say(case: Case, request: Generate, got: Co
     if sampling.temperature == 0:
         assert float((before.max(-1).values - own).max()) <= tolerance
     elif case.entry.our_draws:
-        n, uniform = len(got.tokens), randomness.stream("tokens", *sampling.stream)
-        uniforms = torch.tensor([uniform.random() for _ in range(n)], dtype=torch.float32)
-        settings = torch.full((n,), sampling.temperature), torch.full((n,), sampling.top_p)
-        # a draw on the border between two tokens may fall to either: cumulated probabilities are float32
-        near = [draw(before, *settings, (uniforms + shift).clamp(0, 1))[0].tolist() for shift in (-BORDER, 0, BORDER)]
-        assert all(token in around for token, *around in zip(got.tokens, *near, strict=True))
+        stream = randomness.stream("tokens", *sampling.stream)
+        uniforms = torch.tensor([stream.random() for _ in got.tokens], dtype=torch.float64)
+        probabilities = _nucleus((before / sampling.temperature).softmax(-1), torch.full((1,), sampling.top_p))
+        up_to = probabilities.cumsum(-1)
+        upper = up_to.gather(1, torch.tensor(got.tokens)[:, None])[:, 0]
+        lower = upper - probabilities.gather(1, torch.tensor(got.tokens)[:, None])[:, 0]
+        # a draw on the border between two tokens may fall to either: engines cumulate float32 probabilities
+        assert bool(((lower - BORDER <= uniforms * up_to[:, -1]) & (uniforms * up_to[:, -1] <= upper + BORDER)).all())
     stops = [t in contract.tokenizer().stop_tokens for t in got.tokens]
     assert not any(stops[:-1])
     assert got.why == ("stop" if stops[-1] else "length" if len(stops) == sampling.max_tokens else "window")
