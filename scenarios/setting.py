@@ -126,14 +126,17 @@ def texts(path: Path, *keys: str, lists: Sequence[str] = ()) -> dict[str, Any]:
     import yaml
 
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or set(found) != {*keys, *lists}:
+    whole = isinstance(found, dict) and set(found) == {*keys, *lists}
+    if not whole or not all(_is_text(value, key in lists) for key, value in found.items()):
         has = ", ".join(map(str, found)) if isinstance(found, dict) else "no mapping"
         raise BadInput(f"{path.name} must hold the texts {', '.join((*keys, *lists))} and nothing else; it has {has}")
-    for key, value in found.items():
-        listed = value if isinstance(value, list) and key in lists else [value]
-        if (key in lists) != isinstance(value, list) or not all(isinstance(text, str) for text in listed):
-            raise BadInput(f"{path.name}: {key} must be {'a list of texts' if key in lists else 'a text'}")
     return found
+
+
+def _is_text(value: object, listed: bool) -> bool:
+    if listed:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+    return isinstance(value, str)
 
 
 def check_counts(seeds: int, rounds: int) -> None:

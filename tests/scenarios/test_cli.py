@@ -210,6 +210,10 @@ def test_the_texts_of_a_script_are_checked(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(SelfsteerError, match="must hold the texts turn and nothing else"):
             setting.texts(path, "turn")
+    for wrong in ("turn: Go on.\nmany: one", "turn: Go on.\nmany: [1]", "turn: [Go on.]\nmany: [one]"):
+        path.write_text(wrong)
+        with pytest.raises(SelfsteerError, match="must hold the texts turn, many and nothing else"):
+            setting.texts(path, "turn", lists=("many",))
 
 
 def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path: Path) -> None:

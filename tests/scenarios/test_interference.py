@@ -16,7 +16,6 @@ from scenarios.folder import manifest, path_of
 from scenarios.injecting import Ground, crossed, differing
 from scenarios.interference import BASE, NAME, OWN, PRESETS, TOPICS, When, cells, conditions
 from scenarios.run import run
-from tests.scenarios.driving import residuals
 from tests.scenarios.telling import conversation, seen_before
 from tests.tiny import random_dictionary
 from toolkit.engines.base import Generate
@@ -33,6 +32,14 @@ def says(request: Generate) -> str:
     return {1: "It is so.\nINSPECT()", 3: "CHECK_STEERING()\nREMOVE_STEERING(7)", 4: 'SEARCH_FEATURES("rain")'}.get(
         number, "And so on."
     )
+
+
+def residuals(request: Generate, tokens: tuple[int, ...]) -> Any:
+    """Of the round alone, so that a changed word of a prompt changes that word in a snapshot and nothing else."""
+    import torch
+
+    drawn = torch.Generator().manual_seed(int(request.sampling.stream[3]))
+    return torch.randn(1, 8, generator=drawn).expand(len(tokens), 8)
 
 
 def ground(on: ScriptedEngine, seeds: int = 2, **changes: Any) -> Ground:

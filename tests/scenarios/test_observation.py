@@ -10,9 +10,8 @@ from agents.transcript import Call, Response, Turn, read
 from scenarios.folder import manifest, path_of
 from scenarios.observation import NAME, agents_of, conditions, plans, turns
 from scenarios.run import run
-from tests.scenarios.driving import residuals
 from tests.scenarios.telling import conversation, seen_before
-from tests.scenarios.test_interference import DICTIONARY, ground
+from tests.scenarios.test_interference import DICTIONARY, ground, residuals
 from toolkit.engines.scripted import ScriptedEngine
 from toolkit.errors import BadInput
 

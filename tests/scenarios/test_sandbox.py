@@ -13,9 +13,8 @@ from scenarios.injecting import differing
 from scenarios.interference import TOPICS
 from scenarios.run import run
 from scenarios.sandbox import CONDITIONS, NAME, TASK, cells, conditions
-from tests.scenarios.driving import residuals
 from tests.scenarios.telling import conversation, seen_before
-from tests.scenarios.test_interference import DICTIONARY, ground, says
+from tests.scenarios.test_interference import DICTIONARY, ground, residuals, says
 from toolkit.engines.scripted import ScriptedEngine
 from toolkit.errors import BadInput
 
