@@ -28,6 +28,10 @@ class SteeringError(SelfsteerError):
     """Steering that could not be applied exactly as planned. Never caught to go on unsteered."""
 
 
+class OutOfMemory(SelfsteerError):
+    """A request that does not fit the machine's memory, whatever else makes room."""
+
+
 class Unsupported(SelfsteerError):
     """An engine or dictionary lacks a capability; the message names it and a way out."""
 

@@ -1,27 +1,27 @@
-"""Kept keys and values, one lane a context, and attention of packed new tokens over their lanes.
+"""Kept keys and values, one lane a context: on the device, moved to the host, or gone and computed again.
 
 A lane remembers which (token, steering row) pair each of its keys was computed from; that memory is the only thing
-that reuse looks at. Knows no steering, no sampling and no requests.
+that reuse looks at. Knows no steering, no sampling, no requests and no attention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from toolkit.errors import Unsupported
+from toolkit.engines.memory import places
 
 
-@dataclass
+@dataclass(eq=False)
 class Lane:
-    """One context's keys and values: `length` of them, computed from `tokens` under table rows `rows`."""
+    """One context's keys and values: `length` of them, computed from `tokens` under table rows `rows`.
+
+    index: its place in the device's stores; -1 on the host. parked: its keys and values there, one [H, T, hd] a store.
+    """
 
     index: int
     tokens: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -29,6 +29,11 @@ class Lane:
     length: int = 0
     busy: bool = False
     last_used: int = 0
+    parked: tuple[Tensor, ...] = ()
+
+    @property
+    def parked_bytes(self) -> int:
+        return sum(one.nbytes for one in self.parked)
 
     def common_prefix(self, tokens: np.ndarray, rows: np.ndarray) -> int:
         """Leading positions at which both the token and the steering row are equal."""
@@ -36,7 +41,7 @@ class Lane:
         unequal = (self.tokens[:n] != tokens[:n]) | (self.rows[:n] != rows[:n])
         return int(unequal.argmax()) if unequal.any() else n
 
-    def extend(self, tokens: Sequence[int], rows: Sequence[int]) -> None:
+    def extend(self, tokens: Sequence[int] | np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
         """Remember what the keys just written came from."""
         end = self.length + len(tokens)
         while end > len(self.tokens):
@@ -47,34 +52,25 @@ class Lane:
         self.length = end
 
 
-Span = tuple[int, int, int, int]  # lane, first index in the pack, count of tokens, position of the first
-
-
-@dataclass(frozen=True)
-class Packed:
-    """The new tokens of one forward pass, of several lanes one after another; padding may follow them.
-
-    lanes, positions: [T], where each key goes.
-    """
-
-    lanes: Tensor
-    positions: Tensor
-    spans: tuple[Span, ...]
-
-
 class KVStore:
-    """Lanes of keys and values per layer, [S lanes, H heads, capacity, head dim], grown by doubling.
+    """Lanes of keys and values per layer, [S lanes, H heads, places, head width]; more are made as they are needed.
 
-    budget: bytes that lanes may take before idle ones, least recently used first, are given up and their memory
-    returned; lanes of requests under way are never given up. A budget changes time, never tokens.
+    budget: bytes that lanes may take on the device before idle ones, least recently used first, leave it; lanes of
+    requests under way stay. host_budget: bytes that those which left may take on the host; past it the least recently
+    used are gone and will be computed again. Budgets change time, never tokens.
     """
 
-    def __init__(self, budget: int | None = None) -> None:
-        self.budget = budget
+    def __init__(self, budget: int | None = None, host_budget: int = 0) -> None:
+        self.budget, self.host_budget = budget, host_budget
         self.lanes: list[Lane] = []
+        self.away: list[Lane] = []
+        self.generation = 0  # counts the times that stores were allocated anew
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
+        self._reserved = (0, 0)
         self._clock = 0
+
+    # ------------------------------------------------------------------ whose lane
 
     def acquire(self, tokens: np.ndarray, rows: np.ndarray, most: int, longest: int, keep: int) -> tuple[Lane, int]:
         """A busy lane for this context, holding its longest equal prefix of at most `most` tokens; and that length.
@@ -84,49 +80,53 @@ class KVStore:
         to hold before idle ones, least recently used first, are used for others.
         """
         self._clock += 1
-        keep = min(keep, self._affordable(longest))
-        self._give_up(keep)
-        idle = [lane for lane in self.lanes if not lane.busy]
-        best, shared = None, 0
-        for lane in self.lanes:
-            common = min(lane.common_prefix(tokens, rows), most)
-            if common > shared or (common == shared and common and best is not None and best.busy and not lane.busy):
-                best, shared = lane, common
-        if best is not None and not best.busy and shared >= best.length - 1:
+        best, shared = self._best(tokens, rows, most)
+        if best is not None:
+            best.last_used = self._clock  # what is about to be read must not be what makes room
+        keep = min(keep, self.affordable(longest))
+        self._give_up(keep, spared=best)
+        if best is not None and not best.busy and best.index >= 0 and shared >= best.length - 1:
             lane = best
-        elif len(self.lanes) < keep or not idle:
-            lane = Lane(len(self.lanes))
-            self.lanes.append(lane)
         else:
-            lane = min(idle, key=lambda one: one.last_used)
-        if best is not None and lane is not best and shared:
-            self._copy(best, lane, shared)
+            lane = self._place(keep, spared=best)
+            if best is not None and best is not lane and shared:
+                self._copy(best, lane, shared)
+                if best in self.away and shared >= best.length - 1:
+                    self.away.remove(best)
         lane.length, lane.busy, lane.last_used = shared, True, self._clock
         return lane, shared
 
-    def _affordable(self, longest: int) -> int:
-        """How many lanes fit the budget, if they are to hold `longest` tokens each. At least one."""
-        stores = (*self._keys.values(), *self._values.values())
-        if self.budget is None or not stores:
-            return 1 << 30
-        token = sum(store[0, :, :1].numel() * store.element_size() for store in stores)
-        return max(1, self.budget // (token * max(_capacity(longest), stores[0].shape[2])))
+    def _best(self, tokens: np.ndarray, rows: np.ndarray, most: int) -> tuple[Lane | None, int]:
+        """The lane with the longest equal prefix: among equals one that is idle, and on the device before the host."""
+        best, shared = None, 0
+        for lane in (*self.lanes, *self.away):
+            common = min(lane.common_prefix(tokens, rows), most)
+            if common > shared or (common == shared and common and best is not None and best.busy and not lane.busy):
+                best, shared = lane, common
+        return best, shared
 
-    def _give_up(self, keep: int) -> None:
-        """Drop idle lanes until `keep` are left, and return the memory of those dropped."""
-        idle = sorted((lane for lane in self.lanes if not lane.busy), key=lambda lane: lane.last_used)
-        for lane in idle[: max(0, len(self.lanes) - keep)]:
-            last = self.lanes.pop()
-            if last is not lane:  # the last lane moves into the free place
-                for store in (*self._keys.values(), *self._values.values()):
-                    if last.index < store.shape[0]:
-                        store[lane.index] = store[last.index]
-                last.index = lane.index
-                self.lanes[last.index] = last
-        for stores in (self._keys, self._values):
-            for layer, store in stores.items():
-                if self.budget is not None and store.shape[0] > max(keep, len(self.lanes)):
-                    stores[layer] = store[: max(keep, len(self.lanes))].clone()
+    def _place(self, keep: int, spared: Lane | None) -> Lane:
+        """A new lane while there are fewer than `keep`, else the idle one least recently used (`spared` last), else a
+        new one."""
+        idle = [lane for lane in self.lanes if not lane.busy]
+        if len(self.lanes) < keep or not idle:
+            self.lanes.append(Lane(len(self.lanes)))
+            return self.lanes[-1]
+        lane = min(idle, key=lambda one: (one is spared, one.last_used))
+        self._park(lane)
+        return lane
+
+    def room(self, longest: int) -> bool:
+        """Whether one more request of `longest` tokens keeps to the budget; always true while none is under way."""
+        busy = sum(lane.busy for lane in self.lanes)
+        return not busy or busy < self.affordable(longest)
+
+    def affordable(self, longest: int) -> int:
+        """How many lanes fit the budget, if they are to hold `longest` tokens each. At least one."""
+        token = self.token_bytes()
+        if self.budget is None or not token:
+            return 1 << 30
+        return max(1, self.budget // (token * max(places(longest), self._places())))
 
     def release(self, lane: Lane) -> None:
         self._clock += 1
@@ -134,186 +134,131 @@ class KVStore:
 
     def forget(self) -> None:
         """Empty every idle lane."""
+        self.away.clear()
         for lane in self.lanes:
             if not lane.busy:
                 lane.length = 0
 
-    def bytes(self) -> int:
-        return sum(t.nbytes for t in (*self._keys.values(), *self._values.values()))
+    # ------------------------------------------------------------------ leaving the device
 
-    def write(self, layer: int, key: Tensor, value: Tensor, pack: Packed) -> tuple[Tensor, Tensor]:
-        """Put keys and values [H, T, hd] in their places; returns the layer's whole stores."""
-        longest = max(start + count for _, _, count, start in pack.spans)
+    def shrink(self) -> int:
+        """Have every idle lane leave the device and return its memory; how many bytes that was."""
+        before = self.bytes()
+        self._reserved = (0, 0)
+        self._give_up(0, spared=None)
+        self._shape(len(self.lanes), places(max((lane.length for lane in self.lanes), default=0)))
+        return before - self.bytes()
+
+    def _give_up(self, keep: int, spared: Lane | None) -> None:
+        """Have idle lanes leave until `keep` are left, and return their memory if there is a budget."""
+        idle = sorted((lane for lane in self.lanes if not lane.busy), key=lambda lane: lane.last_used)
+        for lane in [one for one in idle if one is not spared][: max(0, len(self.lanes) - keep)]:
+            self._park(lane)
+            last = self.lanes.pop()
+            if last is not lane:  # the last lane moves into the free place
+                for store in self._stores():
+                    if last.index < store.shape[0]:
+                        store[lane.index, :, : last.length] = store[last.index, :, : last.length]
+                last.index = lane.index
+                self.lanes[last.index] = last
+        most = max(keep, len(self.lanes))
+        if self.budget is not None and self._lanes() > most:
+            self._shape(most, self._places())
+
+    def _park(self, lane: Lane) -> None:
+        """Move what an idle lane holds to the host, where it may crowd out what was used less recently."""
+        size = lane.length * self.token_bytes()
+        if not size or size > self.host_budget:
+            return
+        while sum(one.parked_bytes for one in self.away) + size > self.host_budget:
+            self.away.remove(min(self.away, key=lambda one: one.last_used))
+        parked = tuple(_to_host(store[lane.index, :, : lane.length]) for store in self._stores())
+        tokens, rows = lane.tokens[: lane.length].copy(), lane.rows[: lane.length].copy()
+        self.away.append(Lane(-1, tokens, rows, lane.length, last_used=lane.last_used, parked=parked))
+
+    # ------------------------------------------------------------------ the stores
+
+    def reserve(self, lanes: int, tokens: int) -> None:
+        """Make the first allocation large enough for so many lanes of so many tokens, as far as the budget goes."""
+        self._reserved = (min(lanes, self.affordable(tokens)), places(tokens))
+        if self._keys:
+            self._shape(max(self._lanes(), self._reserved[0]), max(self._places(), self._reserved[1]))
+
+    def bytes(self) -> int:
+        return sum(t.nbytes for t in self._stores())
+
+    def away_bytes(self) -> int:
+        return sum(lane.parked_bytes for lane in self.away)
+
+    def token_bytes(self) -> int:
+        """Bytes of one token's keys and values over all layers; 0 before anything was computed."""
+        return sum(store.shape[1] * store.shape[3] * store.element_size() for store in self._stores())
+
+    def write(
+        self, layer: int, key: Tensor, value: Tensor, lanes: Tensor, positions: Tensor, longest: int
+    ) -> tuple[Tensor, Tensor]:
+        """Put keys and values [H, T, hd] at `positions` of `lanes`; returns the layer's whole stores."""
         for stores, new in ((self._keys, key), (self._values, value)):
-            stores[layer] = self._grown(stores.get(layer), new, longest)
-            stores[layer][pack.lanes, :, pack.positions] = new.transpose(0, 1)
+            store = stores.get(layer)
+            if store is None or len(self.lanes) > store.shape[0] or longest > store.shape[2]:
+                store = stores[layer] = self._grown(store, new, longest)
+            store[lanes, :, positions] = new.transpose(0, 1)
         return self._keys[layer], self._values[layer]
 
     def _grown(self, store: Tensor | None, new: Tensor, longest: int) -> Tensor:
-        lanes, capacity = (0, 256) if store is None else (store.shape[0], store.shape[2])
-        if store is not None and len(self.lanes) <= lanes and longest <= capacity:
-            return store
-        capacity = max(capacity, _capacity(longest))
+        lanes, capacity = (0, 0) if store is None else (store.shape[0], store.shape[2])
+        wanted = max(capacity, self._reserved[1], places(longest))
         # room for twice as many, unless that would break the budget
-        most = max(len(self.lanes), self._affordable(capacity))
-        wanted = lanes if len(self.lanes) <= lanes else min(max(len(self.lanes), 2 * lanes), most)
-        grown = new.new_zeros(wanted, new.shape[0], capacity, new.shape[2])
-        if store is not None:
-            grown[:lanes, :, : store.shape[2]] = store
-        return grown
+        most = max(len(self.lanes), self.affordable(wanted))
+        more = lanes if len(self.lanes) <= lanes else min(max(len(self.lanes), 2 * lanes, self._reserved[0]), most)
+        if store is None:
+            store = _zeros((0, new.shape[0], 0, new.shape[2]), new)
+        return self._moved(store, more, wanted)
+
+    def _shape(self, lanes: int, capacity: int) -> None:
+        """Give every store this many lanes and places."""
+        for stores in (self._keys, self._values):
+            for layer, store in stores.items():
+                if (lanes, capacity) != (store.shape[0], store.shape[2]):
+                    stores[layer] = self._moved(store, lanes, capacity)
+
+    def _moved(self, store: Tensor, lanes: int, capacity: int) -> Tensor:
+        """A store of another size [lanes, H, capacity, hd] that holds what the lanes held."""
+        self.generation += 1
+        moved = _zeros((lanes, store.shape[1], capacity, store.shape[3]), store)
+        for lane in self.lanes[: min(lanes, store.shape[0])]:
+            moved[lane.index, :, : lane.length] = store[lane.index, :, : lane.length]
+        return moved
 
     def _copy(self, source: Lane, target: Lane, length: int) -> None:
         target.length = 0
-        target.extend(source.tokens[:length].tolist(), source.rows[:length].tolist())
-        for stores in (self._keys, self._values):
-            for layer, store in stores.items():
-                if target.index >= store.shape[0]:
-                    stores[layer] = store = self._grown(store, store[0], store.shape[2])
-                store[target.index, :, :length] = store[source.index, :, :length]
+        target.extend(source.tokens[:length], source.rows[:length])
+        if target.index >= self._lanes():
+            wanted = min(max(len(self.lanes), 2 * self._lanes()), max(len(self.lanes), self.affordable(length)))
+            self._shape(wanted, max(self._places(), places(length)))
+        for number, store in enumerate(self._stores()):
+            held = source.parked[number] if source.parked else store[source.index]
+            store[target.index, :, :length] = held[:, :length]
+
+    def _stores(self) -> tuple[Tensor, ...]:
+        return (*self._keys.values(), *self._values.values())
+
+    def _lanes(self) -> int:
+        return min((store.shape[0] for store in self._stores()), default=0)
+
+    def _places(self) -> int:
+        return max((store.shape[2] for store in self._stores()), default=0)
 
 
-def _capacity(longest: int) -> int:
-    """Places that a lane of `longest` tokens gets: a power of two, from 256 on."""
-    return max(256, 1 << max(0, longest - 1).bit_length())
+def _zeros(shape: tuple[int, int, int, int], like: Tensor) -> Tensor:
+    """Zeros, since a masked key must still be a finite number. On a CPU pages are taken when first written to."""
+    if like.device.type != "cpu" or not all(shape):
+        return like.new_zeros(shape)
+    count = int(np.prod(shape)) * like.element_size()
+    return torch.from_numpy(np.zeros(count, np.uint8)).view(like.dtype).view(shape)
 
 
-def attend(
-    store: KVStore,
-    pack: Packed,
-    layer: int,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scaling: float | None,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
-    """Attention of packed queries [Hq, T, hd] over their own lanes; returns [T, Hq, hd], zeros for padding.
-
-    Spans that add one token share one masked call; longer ones go one by one over their own keys. On a CPU every
-    token is a query of its own even in a long span, over keys padded to a fixed multiple and on one thread: then its
-    result has the same bits in any company, chunk or batch (measured in tests/engines/test_invariance.py).
-    window: sliding window in tokens. softcap: scores are squashed to +-softcap by tanh (Gemma 2).
-    """
-    count = sum(n for _, _, n, _ in pack.spans)
-    keys, values = store.write(layer, key[:, :count], value[:, :count], pack)
-    out = query.new_zeros(query.shape[1], query.shape[0], values.shape[-1])
-    alone = query.device.type == "cpu"
-    with _one_thread() if alone else nullcontext():
-        for run in _runs([span for span in pack.spans if span[2] == 1], views=alone):
-            where = torch.tensor([first for _, first, _, _ in run], device=query.device)
-            ends = torch.tensor([start + 1 for _, _, _, start in run], device=query.device)
-            length = _padded(max(start for _, _, _, start in run) + 1, keys)
-            lanes = [lane for lane, _, _, _ in run]
-            rows = query[:, where].transpose(0, 1).unsqueeze(2)  # [R, Hq, 1, hd]
-            mask = _mask(ends, length, window)[:, None, None]
-            k, v = _lanes(keys, lanes, length), _lanes(values, lanes, length)
-            out[where] = _attention(rows, k, v, mask, scaling, softcap).squeeze(2)
-        for lane, first, n, start in pack.spans:
-            if n == 1:
-                continue
-            ends = torch.arange(start + 1, start + n + 1, device=query.device)
-            length = _padded(start + n, keys)
-            mask = _mask(ends, length, window)
-            k, v = keys[lane : lane + 1, :, :length], values[lane : lane + 1, :, :length]
-            span = query[:, first : first + n]
-            if alone:
-                many = (n, -1, -1, -1)
-                found = _attention(
-                    span.transpose(0, 1).unsqueeze(2),
-                    k.expand(many),
-                    v.expand(many),
-                    mask[:, None, None],
-                    scaling,
-                    softcap,
-                ).squeeze(2)
-            else:
-                found = _attention(span[None], k, v, mask, scaling, softcap)[0].transpose(0, 1)
-            out[first : first + n] = found
-    return out
-
-
-KEY_MULTIPLE = 16  # keys are padded to a multiple of this, so that a kernel's tail never depends on the neighbours
-
-
-def _padded(length: int, store: Tensor) -> int:
-    return min(-(-length // KEY_MULTIPLE) * KEY_MULTIPLE, store.shape[2])
-
-
-def _mask(ends: Tensor, length: int, window: int | None) -> Tensor:
-    """[n, length]: which keys each query may see; its own position is ends - 1."""
-    at = torch.arange(length, device=ends.device)
-    mask = at < ends[:, None]
-    return mask & (at >= ends[:, None] - window) if window else mask
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Attention kernels split keys over threads, in pieces that depend on how many keys there are."""
-    before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _runs(spans: list[Span], views: bool) -> list[list[Span]]:
-    """Spans whose lanes stand side by side, so that their keys are a view; or all in one, whose keys are a copy.
-
-    On a CPU copying keys costs more than another call does; on a GPU it is the other way round.
-    """
-    if not views:
-        return [spans] if spans else []
-    runs: list[list[Span]] = []
-    for span in sorted(spans):
-        if runs and span[0] == runs[-1][-1][0] + 1:
-            runs[-1].append(span)
-        else:
-            runs.append([span])
-    return runs
-
-
-def _lanes(store: Tensor, lanes: list[int], longest: int) -> Tensor:
-    """[R, H, longest, hd]: a view when the lanes stand side by side, else a copy."""
-    if lanes == list(range(lanes[0], lanes[0] + len(lanes))):
-        return store[lanes[0] : lanes[0] + len(lanes), :, :longest]
-    return store[torch.tensor(lanes, device=store.device), :, :longest]
-
-
-def _attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, softcap: float | None
-) -> Tensor:
-    grouped = query.shape[1] != key.shape[1]
-    if softcap is None:
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped)
-    if grouped:
-        repeats = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~mask, float("-inf"))
-    return torch.softmax(scores.float(), -1).to(query.dtype) @ value
-
-
-def as_attention_function(store: KVStore, current: Any) -> Any:
-    """An attention function for transformers' AttentionInterface; `current()` gives the pack being computed.
-
-    It keeps the keys itself, so the model is called without a cache of its own. Raises Unsupported for models whose
-    attention has parts that this one lacks.
-    """
-
-    def attention(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, scaling: float | None = None, **extra: Any
-    ) -> tuple[Tensor, None]:
-        if extra.get("s_aux") is not None or extra.get("position_bias") is not None:
-            raise Unsupported("this model's attention has sinks or position biases; use another engine for it")
-        window = extra.get("sliding_window") or None
-        out = attend(
-            store, current(), module.layer_idx, query[0], key[0], value[0], scaling, window, extra.get("softcap")
-        )
-        return out.unsqueeze(0), None
-
-    return attention
+def _to_host(held: Tensor) -> Tensor:
+    """A copy in the host's memory, pinned where it comes from a GPU, so that it goes back without a detour."""
+    copy = torch.empty(held.shape, dtype=held.dtype, pin_memory=held.device.type == "cuda")
+    return copy.copy_(held)

@@ -6,22 +6,26 @@ join and leave between steps. Knows no prompts, tools or files.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from toolkit.dictionary import FeatureDictionary
-from toolkit.engines import jobs, kv, loading, packed, sampling, table
+from toolkit.engines import jobs, kv, loading, memory, packed, sampling, table
+from toolkit.engines.attention import Span
 from toolkit.engines.base import Failure, Generate, ModelInfo, Request, Result
+from toolkit.engines.forward import Forward
 from toolkit.engines.jobs import Job
-from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
+from toolkit.errors import BadInput, OutOfMemory, SelfsteerError
 
 SMALL = 5_000_000  # parameters under which a second thread costs more than it brings
 PACKED = 4 * 2**30  # bytes of linear weights up to which a CPU keeps a second, packed copy of them
+SHORT = 64  # tokens a step under which an engine out of memory takes fewer rows before fewer tokens
 
 
 class LocalEngine:
@@ -29,9 +33,12 @@ class LocalEngine:
 
     model: a hub name or a folder. most_rows: requests computed together. chunk: new tokens a step, so that a long
     prompt does not stall the rest. keep_lanes: contexts whose KV is kept between rounds, least recently used go first;
-    kv_budget: bytes that they may take (default: no limit), which changes time and never tokens.
+    kv_budget: bytes that they may take on the device (default: no limit); host_budget: bytes that those which left
+    the device may take in the host's memory (default: a quarter of what is free there, none for a CPU). Budgets
+    change time and never tokens.
     name: what records call the model; default: the hub name, or the folder's.
     threads: of torch, in the whole process, on a CPU; default: one for a small model, which more only slow down.
+    say: where a line goes when the engine had to do with less memory; default: standard error.
     """
 
     def __init__(
@@ -44,19 +51,23 @@ class LocalEngine:
         chunk: int = 1024,
         keep_lanes: int = 256,
         kv_budget: int | None = None,
+        host_budget: int | None = None,
         threads: int | None = None,
         name: str | None = None,
         trust_remote_code: bool = False,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.device = loading.pick_device(device)
         if dtype is not None and dtype not in loading.DTYPES:
             raise BadInput(f"dtype {dtype!r} is unknown; use one of {', '.join(loading.DTYPES)}")
-        kind = loading.DTYPES[dtype or ("float32" if self.device.type == "cpu" else "bfloat16")]
+        cpu = self.device.type == "cpu"
+        kind = loading.DTYPES[dtype or ("float32" if cpu else "bfloat16")]
         self.model, self.tokenizer = loading.load(model, self.device, kind, trust_remote_code)
-        if self.device.type == "cpu":
+        self._weights = sum(p.nbytes for p in self.model.parameters())
+        if cpu:
             small = sum(p.numel() for p in self.model.parameters()) < SMALL
             torch.set_num_threads(threads or (1 if small else torch.get_num_threads()))
-            packed.pack(self.model, 16, PACKED)
+            self._weights += packed.pack(self.model, 16, PACKED)
         self.most_rows, self.chunk, self.keep_lanes = most_rows, chunk, keep_lanes
         config = loading.text_config(self.model)
         self.info = ModelInfo(
@@ -71,25 +82,23 @@ class LocalEngine:
             dtype=str(kind).removeprefix("torch."),
             batch_invariant=False,
         )
-        self._store = kv.KVStore(kv_budget)
+        if host_budget is None:
+            host_budget = 0 if cpu else (memory.host_free_bytes() or 0) // 4
+        self._store = kv.KVStore(kv_budget, host_budget)
         # few rows take other matrix kernels than many, whose last bits differ: a pack is never smaller than this
-        self._floor = max(16, 8 * torch.get_num_threads()) if self.device.type == "cpu" else 1
+        floor = max(16, 8 * torch.get_num_threads()) if cpu else 1
         wide = kind if kind == torch.float64 else torch.float32
-        self._table = table.SteeringTable(self.info.n_layers, self.info.d_model, self.device, wide, self._floor)
-        self._pack: kv.Packed | None = None
-        self._rows = torch.zeros(0, dtype=torch.long)
-        self._present: tuple[int, ...] = ()
-        self._fired: set[int] = set()
-        self._captured: dict[int, Tensor] = {}
-        self._wanted: frozenset[int] = frozenset()
+        self._table = table.SteeringTable(self.info.n_layers, self.info.d_model, self.device, wide, floor)
+        self._forward = Forward(self.model, self._store, self._table, floor, torch.get_num_threads() if cpu else 1)
         self._waiting: deque[tuple[int, Request]] = deque()
         self._active: list[Job] = []
-        self._uniform: dict[int, np.random.Generator | None] = {}
         self._tickets = 0
+        self._shortages = 0  # failed tries to compute a step since the last that went well
+        self._say = say or (lambda line: print(line, file=sys.stderr, flush=True))
         self.tokens_computed = 0
-        self._take_over_attention()
-        if self.device.type == "cpu":
-            self.info = replace(self.info, batch_invariant=self._same_bits_in_company())
+        if cpu:
+            self.info = replace(self.info, batch_invariant=self._forward.same_bits_in_company(self.info.vocabulary))
+            self._store.shrink()
 
     # ------------------------------------------------------------------ the contract
 
@@ -99,7 +108,7 @@ class LocalEngine:
         known = self._table.layers
         self._table.attach(dictionary)
         for layer in self._table.layers - known:
-            self._check_canary(layer)
+            self._forward.check_canary(layer, min(self.tokenizer.stop_tokens, default=0))
 
     def submit(self, request: Request) -> int:
         self._tickets += 1
@@ -116,22 +125,50 @@ class LocalEngine:
         """Give up all kept KV that no request is using; the memory stays reserved for what comes."""
         self._store.forget()
 
+    def prepare(self, rollouts: int, tokens: int) -> memory.Forecast:
+        """What `rollouts` abreast of up to `tokens` tokens will take; makes room for as many of them as fit."""
+        config = loading.text_config(self.model)
+        kind = loading.DTYPES[self.info.dtype]
+        wide = getattr(config, "intermediate_size", None) or 4 * self.info.d_model
+        drawn = 5 * min(rollouts, self.most_rows) * self.info.vocabulary * 4  # logits, and what sampling makes of them
+        forecast = memory.Forecast(
+            rollouts,
+            min(tokens, self.info.window),
+            self._store.token_bytes() or memory.token_bytes(config, kind),
+            self._weights,
+            drawn + self.chunk * (4 * wide + 8 * self.info.d_model) * kind.itemsize,
+            self.info.device,
+            0 if self.device.type == "cpu" else self._store.bytes(),  # pages that nobody wrote take no room on a CPU
+            self._store.budget,
+            self._store.host_budget,
+            memory.free_bytes(self.device),
+        )
+        self._store.reserve(forecast.abreast, forecast.tokens)
+        return forecast
+
     @torch.no_grad()
     def poll(self) -> list[tuple[int, Result | Failure]]:
         """Work until something has finished; [] only when nothing is in flight."""
         finished: list[tuple[int, Result | Failure]] = []
         while not finished and (self._waiting or self._active):
-            finished += self._admit()
-            if not self._active:
-                continue
-            step = self._next_step()
+            step: list[tuple[Job, int]] = []
             try:
-                self._compute(step)
-            except (SelfsteerError, RuntimeError) as error:  # torch's own errors are the step's requests' failures
-                for job, _ in step:
-                    finished.append((job.ticket, Failure(error)))
+                finished += self._admit()
+                step = self._next_step()
+                if step:
+                    self._compute(step)
+            except (SelfsteerError, RuntimeError, MemoryError) as error:
+                short = memory.ran_out(error)
+                if short and self._back_off():
+                    continue
+                failure = Failure(_out_of_memory(error) if short else error)
+                if not step and self._waiting:  # not even started
+                    finished.append((self._waiting.popleft()[0], failure))
+                for job, _ in step:  # torch's own errors are the step's requests' failures
+                    finished.append((job.ticket, failure))
                     self._drop(job)
                 continue
+            self._shortages = 0
             for job, _ in step:
                 finished += self._advance(job)
         return finished
@@ -142,22 +179,24 @@ class LocalEngine:
         """Start waiting requests while there is room; those that cannot be carried out come back at once."""
         failed = []
         while self._waiting and len(self._active) < self.most_rows:
-            ticket, request = self._waiting.popleft()
+            ticket, request = self._waiting[0]
+            if not self._store.room(jobs.longest(request, self.info.window)):
+                break
             stops = self.tokenizer.stop_tokens
             try:
                 job = jobs.start(ticket, request, self.info, self._table, self._store, stops, self.keep_lanes)
             except SelfsteerError as error:
                 failed.append((ticket, Failure(error)))
-                continue
-            self._active.append(job)
-            self._uniform[ticket] = jobs.draws(request)
+            else:
+                self._active.append(job)
+            self._waiting.popleft()
         return failed
 
     def _next_step(self) -> list[tuple[Job, int]]:
         """Jobs and how many of their new tokens to compute: all that add one token, then spans up to the chunk."""
         step = []
         room = self.chunk
-        for job in sorted(self._active, key=lambda job: job.span.left):
+        for job in sorted(self._active, key=lambda job: (job.span.left, job.lane.index)):
             count = min(job.span.left, room)
             if count:
                 step.append((job, count))
@@ -165,88 +204,60 @@ class LocalEngine:
         return step
 
     def _compute(self, step: list[tuple[Job, int]]) -> None:
+        """One pass and what it brings. No job changes before all is computed, so that a step can be tried again."""
         tokens: list[int] = []
         rows: list[int] = []
-        lanes: list[int] = []
-        positions: list[int] = []
-        spans = []
+        spans: list[Span] = []
         for job, count in step:
-            span, begin = job.span, job.lane.length
-            spans.append((job.lane.index, len(tokens), count, begin))
+            span = job.span
+            spans.append((job.lane.index, len(tokens), count, job.lane.length))
             tokens += span.tokens[span.done : span.done + count]
             rows += span.rows[span.done : span.done + count]
-            lanes += [job.lane.index] * count
-            positions += range(begin, begin + count)
-        self._wanted = frozenset(layer for job, _ in step for layer in job.span.layers)
+        wanted = frozenset(layer for job, _ in step for layer in job.span.layers)
         if any("logits" in job.span.want for job, _ in step):
-            self._wanted |= {self.info.n_layers - 1}
-        hidden = self._forward(tokens, rows, lanes, positions, tuple(spans))
-        self._collect(step, spans, rows, hidden)
-
-    def _forward(
-        self,
-        tokens: list[int],
-        rows: list[int],
-        lanes: list[int],
-        positions: list[int],
-        spans: tuple[tuple[int, int, int, int], ...],
-    ) -> Tensor:
-        """Normed residuals [T, D] of packed tokens; raises SteeringError if a layer's steering did not run."""
-        padding = [0] * max(0, self._floor - len(tokens))
-        whole = torch.tensor(
-            [tokens + padding, rows + padding, lanes + padding, positions + padding], device=self.device
-        )
-        count = len(tokens)
-        self._rows, self._present = whole[1], table.distinct(rows)
-        self._pack = kv.Packed(whole[2, :count], whole[3, :count], spans)
-        self._fired = set()
-        self._captured = {}
-        hidden: Tensor = self.model.get_decoder()(
-            input_ids=whole[:1], position_ids=whole[3:4], use_cache=False
-        ).last_hidden_state
-        missed = self._table.layers - self._fired
-        if missed:
-            raise SteeringError(f"the steering at layer {min(missed)} did not run in this model; nothing was recorded")
+            wanted |= {self.info.n_layers - 1}
+        hidden = self._forward(tokens, rows, spans, wanted)
         self.tokens_computed += len(tokens)
-        return hidden[0, :count]
-
-    def _collect(
-        self,
-        step: list[tuple[Job, int]],
-        spans: list[tuple[int, int, int, int]],
-        rows: list[int],
-        hidden: Tensor,
-    ) -> None:
-        """Hand each job its residuals and logits, and draw the tokens of all that want one."""
-        drawing: list[tuple[Job, int]] = []
-        for (job, count), (_, first, _, _) in zip(step, spans, strict=True):
+        logits = [self._logits(job, count, first) for (job, count), (_, first, _, _) in zip(step, spans, strict=True)]
+        drawing = [
+            (job, first + count - 1)
+            for (job, count), (_, first, _, _) in zip(step, spans, strict=True)
+            if job.span.want == "draw" and count == job.span.left
+        ]
+        drawn = self._draw(drawing, hidden) if drawing else []
+        for (job, count), (_, first, _, _), found in zip(step, spans, logits, strict=True):
             span, end = job.span, first + count
             for layer in span.layers:
-                span.residuals.setdefault(layer, []).append(self._captured[layer][first:end])
-            job.lane.extend(span.tokens[span.done : span.done + count], span.rows[span.done : span.done + count])
+                span.residuals.setdefault(layer, []).append(self._forward.captured[layer][first:end])
+            span.logits += found
+            job.lane.extend(tokens[first:end], rows[first:end])
             job.applied.update(rows[first:end])
             span.done += count
-            if span.want == "all logits" or (span.want == "last logits" and not span.left):
-                begin = first if span.want == "all logits" else end - 1
-                span.logits.append(loading.exact_logits(self.model, self._captured[self.info.n_layers - 1][begin:end]))
-            elif span.want == "draw" and not span.left:
-                drawing.append((job, end - 1))
-        if drawing:
-            self._draw(drawing, hidden)
+        for (job, _), one in zip(drawing, drawn, strict=True):
+            job.span.drawn, job.uniform = one, None
 
-    def _draw(self, drawing: list[tuple[Job, int]], hidden: Tensor) -> None:
-        wanted = [at for _, at in drawing] + [0] * max(0, self._floor - len(drawing))
+    def _logits(self, job: Job, count: int, first: int) -> list[Tensor]:
+        """Exact logits of the tokens from `first` on, as far as the job's span wants them."""
+        want, end = job.span.want, first + count
+        if want == "all logits" or (want == "last logits" and count == job.span.left):
+            begin = first if want == "all logits" else end - 1
+            last = self._forward.captured[self.info.n_layers - 1]
+            return [loading.exact_logits(self.model, last[begin:end])]
+        return []
+
+    def _draw(self, drawing: list[tuple[Job, int]], hidden: Tensor) -> list[tuple[int, float]]:
+        """Token and log-probability of each job, drawn from the residual at its place."""
+        wanted = [at for _, at in drawing] + [0] * max(0, self._forward.floor - len(drawing))
         logits = loading.logits_to_draw_from(self.model, hidden[wanted])[: len(drawing)]
         settings = []
         for job, _ in drawing:
-            uniform = self._uniform[job.ticket]
-            if uniform is None or not isinstance(job.request, Generate):
+            if job.draws is None or not isinstance(job.request, Generate):
                 raise TypeError("only a Generate draws tokens")
-            settings.append((job.request.sampling.temperature, job.request.sampling.top_p, uniform.random()))
+            job.uniform = job.draws.random() if job.uniform is None else job.uniform
+            settings.append((job.request.sampling.temperature, job.request.sampling.top_p, job.uniform))
         numbers = torch.tensor(settings, device=self.device, dtype=torch.float32)
         tokens, logprobs = sampling.draw(logits, *numbers.unbind(1))
-        for (job, _), token, logprob in zip(drawing, tokens.tolist(), logprobs.tolist(), strict=True):
-            job.span.drawn = (token, logprob)
+        return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
 
     def _advance(self, job: Job) -> list[tuple[int, Result]]:
         """Ask the job's work for its next span once the present one is computed; its result when there is none."""
@@ -261,66 +272,43 @@ class LocalEngine:
 
     def _drop(self, job: Job) -> None:
         self._active.remove(job)
-        del self._uniform[job.ticket]
         self._store.release(job.lane)
 
-    # ------------------------------------------------------------------ the model's insides
+    # ------------------------------------------------------------------ too little memory
 
-    def _take_over_attention(self) -> None:
-        """Register this engine's attention and a hook on every block. Raises Unsupported if the model has no seam."""
-        from transformers import AttentionInterface
+    def _back_off(self) -> bool:
+        """Make do with less memory: first without waiting contexts, then in shorter steps, then with fewer requests
+        at once, which start anew later and come to the same tokens. False when nothing is left to do without."""
+        self._shortages += 1
+        try:
+            freed = self._store.shrink()
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+            freed = 0
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if freed and self._shortages == 1:
+            return self._said(f"kept KV of waiting rollouts, {memory.size(freed)}, left the device")
+        if self.chunk > SHORT or (len(self._active) < 2 and self.chunk > 1):
+            self.chunk //= 2
+            return self._said(f"{self.chunk} tokens a step from now on")
+        if len(self._active) > 1:
+            self.most_rows = len(self._active) // 2
+            for job in sorted(self._active, key=lambda job: -job.ticket)[: -self.most_rows]:
+                self._drop(job)
+                self._waiting.appendleft((job.ticket, job.request))
+            return self._said(f"{self.most_rows} requests at once from now on; the others wait")
+        return False
 
-        if not getattr(type(self.model), "_supports_attention_backend", False):
-            raise Unsupported(
-                f"{type(self.model).__name__} does not let its attention be replaced; use the nnsight engine for it"
-            )
-        name = f"selfsteer_{id(self)}"
-        AttentionInterface.register(name, kv.as_attention_function(self._store, lambda: self._pack))
-        self.model.set_attn_implementation(name)
-        for layer, block in enumerate(loading.decoder_blocks(self.model)):
-            block.register_forward_hook(self._hook(layer))
+    def _said(self, what: str) -> bool:
+        self._say(f"out of memory on {self.info.device}: {what}")
+        return True
 
-    def _hook(self, layer: int):  # type: ignore[no-untyped-def]
-        def after_block(_block: object, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> object:
-            hidden = output[0] if isinstance(output, tuple) else output
-            if layer in self._table.layers:
-                hidden = self._table.apply(layer, hidden[0], self._rows, self._present).unsqueeze(0)
-                self._fired.add(layer)
-            if layer in self._wanted:
-                self._captured[layer] = hidden[0]
-            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-        return after_block
-
-    @torch.no_grad()
-    def _same_bits_in_company(self) -> bool:
-        """Whether some tokens come out with the same bits alone and in two chunks behind others' (see kv.attend)."""
-        lanes = [kv.Lane(len(self._store.lanes) + i) for i in range(3)]
-        self._store.lanes += lanes
-        tokens = [(7 * i + 1) % self.info.vocabulary for i in range(40)]
-        own, others = tokens[:8], tokens[8:]
-        a, b, c = (lane.index for lane in lanes)
-        alone = self._forward(own, [0] * 8, [a] * 8, list(range(8)), ((a, 0, 8, 0),))
-        crowd = ((b, 0, 32, 0), (c, 32, 5, 0))
-        first = self._forward(others + own[:5], [0] * 37, [b] * 32 + [c] * 5, [*range(32), *range(5)], crowd)
-        rest = self._forward(own[5:], [0] * 3, [c] * 3, [5, 6, 7], ((c, 0, 3, 5),))
-        return torch.equal(alone, torch.cat([first[32:], rest]))
-
-    def _check_canary(self, layer: int) -> None:
-        """Steer a known direction at `layer` and see that the logits move; raises SteeringError if they do not."""
-        lane = kv.Lane(len(self._store.lanes), busy=True)
-        self._store.lanes.append(lane)
-        token = min(self.tokenizer.stop_tokens, default=0)
-        self._wanted = frozenset({layer})
-        seen = []
-        for row in (0, table.CANARY):
-            hidden = self._forward([token], [row], [lane.index], [0], ((lane.index, 0, 1, 0),))
-            seen.append(loading.logits_to_draw_from(self.model, hidden))
-            if row == 0:
-                residual = self._captured[layer][0].to(self._table.dtype)
-                # the residual turned by a quarter: as long as it, and in another direction whatever it is
-                turned = torch.cat([residual[1::2], -residual[::2]])[: len(residual)]
-                self._table.set_canary(layer, turned)
-        self._store.release(lane)
-        if not bool((seen[0] - seen[1]).abs().max() > 1e-4):
-            raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")
+def _out_of_memory(error: BaseException) -> OutOfMemory:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return OutOfMemory(
+        f"one request alone, token by token, does not fit the memory ({first}); use a shorter context, a smaller dtype"
+        " or a device with more"
+    )

@@ -1,4 +1,4 @@
-"""Weights laid out once for the CPU's own matrix kernels: faster for few rows, and the same bits for any number of them.
+"""Weights laid out once for the CPU's own matrix kernels: faster for few rows, the same bits for any number of them.
 
 Knows no model and no engine: it takes over the `nn.Linear` modules of whatever it is given.
 """
@@ -31,7 +31,7 @@ def pack(model: nn.Module, rows: int, most_bytes: int) -> int:
     if not usable or not found or size > most_bytes:
         return 0
     for module in found:
-        module.forward = _linear(module, rows)  # type: ignore[method-assign]
+        module.forward = _linear(module, rows)  # type: ignore[method-assign,assignment]
     return size
 
 

@@ -1,0 +1,122 @@
+"""One pass of packed tokens through a Hugging Face model: this engine's attention and a steering hook on every block.
+
+Knows no requests, no sampling and no schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from toolkit.engines import attention, kv, loading, table
+from toolkit.errors import SteeringError, Unsupported
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Forward:
+    """Computes passes over lanes of a store under rows of a table. Takes the model over: nobody else may run it.
+
+    floor: the fewest tokens that a pass has, padding included. threads: of torch, on a CPU.
+    Raises Unsupported if the model has no seam for its attention.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, store: kv.KVStore, steerings: table.SteeringTable, floor: int, threads: int
+    ) -> None:
+        from transformers import AttentionInterface
+
+        if not getattr(type(model), "_supports_attention_backend", False):
+            raise Unsupported(
+                f"{type(model).__name__} does not let its attention be replaced; use the nnsight engine for it"
+            )
+        self.model, self.store, self.table, self.floor = model, store, steerings, floor
+        self.captured: dict[int, Tensor] = {}
+        self._attention = attention.Attention(store, threads)
+        self._rows = torch.zeros(0, dtype=torch.long)
+        self._present: tuple[int, ...] = ()
+        self._wanted: frozenset[int] = frozenset()
+        self._fired: set[int] = set()
+        name = f"selfsteer_{id(self)}"
+        AttentionInterface.register(name, attention.as_attention_function(self._attention))
+        model.set_attn_implementation(name)
+        for layer, block in enumerate(loading.decoder_blocks(model)):
+            block.register_forward_hook(self._hook(layer))
+
+    def __call__(
+        self,
+        tokens: Sequence[int],
+        rows: Sequence[int],
+        spans: Sequence[attention.Span],
+        wanted: frozenset[int] = frozenset(),
+    ) -> Tensor:
+        """Normed residuals [T, D] of packed tokens; `captured` then holds [T, D] of each wanted layer.
+
+        Keys and values go to the places that the spans name; a pass that is computed twice writes the same twice.
+        Raises SteeringError if a layer's steering did not run.
+        """
+        device = self.table.device
+        padding = [0] * max(0, self.floor - len(tokens))
+        lanes = [lane for lane, _, count, _ in spans for _ in range(count)]
+        positions = [at for _, _, count, start in spans for at in range(start, start + count)]
+        whole = torch.tensor([[*one, *padding] for one in (tokens, rows, lanes, positions)], device=device)
+        count = len(tokens)
+        self._rows, self._present = whole[1], table.distinct(rows)
+        self._attention.pack = attention.Packed(whole[2, :count], whole[3, :count], tuple(spans))
+        self._wanted, self._fired, self.captured = wanted, set(), {}
+        hidden: Tensor = self.model.get_decoder()(
+            input_ids=whole[:1], position_ids=whole[3:4], use_cache=False
+        ).last_hidden_state
+        missed = self.table.layers - self._fired
+        if missed:
+            raise SteeringError(f"the steering at layer {min(missed)} did not run in this model; nothing was recorded")
+        return hidden[0, :count]
+
+    def _hook(self, layer: int) -> Any:
+        def after_block(_block: object, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> object:
+            hidden = output[0] if isinstance(output, tuple) else output
+            if layer in self.table.layers:
+                hidden = self.table.apply(layer, hidden[0], self._rows, self._present).unsqueeze(0)
+                self._fired.add(layer)
+            if layer in self._wanted:
+                self.captured[layer] = hidden[0]
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        return after_block
+
+    # ------------------------------------------------------------------ what a pass must be able to do
+
+    @torch.no_grad()
+    def same_bits_in_company(self, vocabulary: int) -> bool:
+        """Whether some tokens come out with the same bits alone and in two chunks behind others' (see attention)."""
+        lanes = [kv.Lane(len(self.store.lanes) + i) for i in range(3)]
+        self.store.lanes += lanes
+        tokens = [(7 * i + 1) % vocabulary for i in range(40)]
+        own, others = tokens[:8], tokens[8:]
+        a, b, c = (lane.index for lane in lanes)
+        alone = self(own, [0] * 8, ((a, 0, 8, 0),))
+        first = self(others + own[:5], [0] * 37, ((b, 0, 32, 0), (c, 32, 5, 0)))
+        rest = self(own[5:], [0] * 3, ((c, 0, 3, 5),))
+        return torch.equal(alone, torch.cat([first[32:], rest]))
+
+    @torch.no_grad()
+    def check_canary(self, layer: int, token: int) -> None:
+        """Steer a known direction at `layer` and see that the logits move; raises SteeringError if they do not."""
+        lane = kv.Lane(len(self.store.lanes), busy=True)
+        self.store.lanes.append(lane)
+        seen = []
+        for row in (0, table.CANARY):
+            hidden = self([token], [row], ((lane.index, 0, 1, 0),), frozenset({layer}))
+            seen.append(loading.logits_to_draw_from(self.model, hidden))
+            if row == 0:
+                residual = self.captured[layer][0].to(self.table.dtype)
+                # the residual turned by a quarter: as long as it, and in another direction whatever it is
+                turned = torch.cat([residual[1::2], -residual[::2]])[: len(residual)]
+                self.table.set_canary(layer, turned)
+        self.store.release(lane)
+        if not bool((seen[0] - seen[1]).abs().max() > 1e-4):
+            raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")

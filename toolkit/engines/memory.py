@@ -1,0 +1,121 @@
+"""How much memory a run will take, from the model's configuration, and how much there is.
+
+Knows no engine and no request; a Forecast is a value that prints as one plain line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PLACES = 256  # a lane has room for a multiple of this many tokens
+
+
+def places(tokens: int) -> int:
+    """Tokens that a lane has room for if it must hold `tokens`."""
+    return max(1, -(-tokens // PLACES)) * PLACES
+
+
+def token_bytes(config: Any, dtype: torch.dtype) -> int:
+    """Bytes of keys and values of one token: 2 x layers x key-value heads x head width x bytes of a number.
+
+    config: a transformers text configuration. Heads that differ by layer are not known from here; the engine
+    corrects the figure by what it measured, once anything was computed.
+    """
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    return int(2 * config.num_hidden_layers * kept * width * dtype.itemsize)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be had on a device, the allocator's own reserve included; None where nobody tells."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return host_free_bytes() if device.type == "cpu" else None
+
+
+def host_free_bytes() -> int | None:
+    """What Linux calls available: free, or in use for what can be read again."""
+    table = Path("/proc/meminfo")
+    if not table.exists():
+        return None
+    for line in table.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What `rollouts` abreast of up to `tokens` tokens each will take. Sizes in bytes.
+
+    token: keys and values of one token. weights: the model as it lies in memory, packed copies included (already
+    taken). held: kept KV that is already allocated, and counts as free for this. step: activations of one step, an
+    upper estimate. budget, host_budget: limits of kept KV on the device and the host. free: None if nobody tells.
+    """
+
+    rollouts: int
+    tokens: int
+    token: int
+    weights: int
+    step: int
+    device: str
+    held: int = 0
+    budget: int | None = None
+    host_budget: int = 0
+    free: int | None = None
+
+    @property
+    def kv(self) -> int:
+        """Bytes of all lanes' keys and values: exactly what a store with so many lanes allocates."""
+        return self.rollouts * self.lane
+
+    @property
+    def lane(self) -> int:
+        return places(self.tokens) * self.token
+
+    @property
+    def abreast(self) -> int:
+        """Rollouts whose keys and values fit at once, at least 1; a budget does not lower it: it makes some wait."""
+        if self.free is None:
+            return self.rollouts
+        return max(1, min(self.rollouts, (self.free + self.held - self.step) // self.lane))
+
+    @property
+    def fits(self) -> bool:
+        return self.free is None or self.kv + self.step <= self.free + self.held
+
+    def __str__(self) -> str:
+        budget = "none" if self.budget is None else size(self.budget)
+        host = f", {size(self.host_budget)} more on the host" if self.host_budget else ""
+        free = "an unknown amount" if self.free is None else size(self.free)
+        line = (
+            f"{self.rollouts} rollouts x up to {self.tokens:,} tokens on {self.device}: KV {size(self.kv)}"
+            f" ({size(self.token)} a token), a step up to {size(self.step)}, weights {size(self.weights)};"
+            f" KV budget {budget}{host}; {free} free"
+        )
+        return line if self.fits else f"{line}. It does not fit: {self.abreast} rollouts at once instead"
+
+
+def size(count: int) -> str:
+    """Bytes for people: 1.5 GiB, 12 MiB, 4 KiB."""
+    for unit, one in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= one:
+            number = count / one
+            return f"{number:.1f} {unit}" if number < 10 else f"{number:,.0f} {unit}"
+    return f"{count} bytes"
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error means that memory ran out: torch names it on a GPU only, elsewhere the text must tell."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory")
+    )
