@@ -12,7 +12,7 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,16 @@ Work = Generator[Pass, dict[str, Any], Result]
 
 @dataclass
 class Job:
-    """A request on its way: the trace that it waits for and, if that runs remotely, nnsight's handle on it."""
+    """A request on its way: the trace that it waits for and, if that runs remotely, nnsight's handle on it.
+
+    silent_since: when the host failed to answer for the first time since it last did.
+    """
 
     ticket: int
     work: Work
     now: Pass
     backend: Any = None
-    silent_since: float = field(default_factory=time.monotonic)
+    silent_since: float | None = None
 
 
 class NnsightEngine:
@@ -119,8 +122,7 @@ class NnsightEngine:
             where = str(self.device)
             kind = loading.DTYPES[dtype or ("float32" if self.device.type == "cpu" else "bfloat16")]
             module, self.tokenizer = loading.load(model, self.device, kind, trust_remote_code)
-            # nnsight sets padding on the tokenizer that it holds; ours stays as it is
-            own = copy.deepcopy(self.tokenizer._tokenizer)
+            own = copy.deepcopy(self.tokenizer._tokenizer)  # nnsight sets padding on the one that it holds
             self._model = nnsight.TransformersModel(module, tokenizer=own, task="text-generation")
         module = self._model._module
         config = loading.text_config(module)
@@ -306,10 +308,11 @@ class NnsightEngine:
                 found = None
             else:
                 found = job.backend()
-            job.silent_since = time.monotonic()
+            job.silent_since = None
         except (RemoteError, httpx.HTTPError) as error:
             cause = error.__cause__ if isinstance(error, RemoteError) else error
             status = cause.response.status_code if isinstance(cause, httpx.HTTPStatusError) else 500
+            job.silent_since = job.silent_since or time.monotonic()
             waited = time.monotonic() - job.silent_since
             if cause is None or status < 500:
                 raise Unreachable(f"{self.info.device} could not run the job: {error}") from error
@@ -383,10 +386,15 @@ def _shape(nnsight: Any, name: str, trust_remote_code: bool) -> tuple[Any, ChatT
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        model = nnsight.TransformersModel(name, task="text-generation", trust_remote_code=trust_remote_code)
+        own = copy.deepcopy(tokenizer)  # nnsight sets padding on the one that it holds
+        model = nnsight.TransformersModel(
+            name, tokenizer=own, task="text-generation", trust_remote_code=trust_remote_code
+        )
+        model.to_model_key()  # asks the hub for the name that a host knows it by
     except (OSError, ValueError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
         raise BadInput(
-            f"the shape of model {name} could not be opened: {str(error).strip().splitlines()[0]}"
+            f"model {name} could not be named to a host: {first} Give a hub name that this machine can look up"
         ) from error
     try:
         eos = GenerationConfig.from_pretrained(name).eos_token_id

@@ -1,0 +1,243 @@
+"""What the nnsight engine alone promises: jobs on a host, over HTTP as NDIF speaks it, and clear errors."""
+
+from __future__ import annotations
+
+import io
+import json
+import linecache
+import threading
+from collections.abc import Iterator
+from email.parser import BytesParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("nnsight", reason="the nnsight engine needs nnsight, which is not installed here")
+
+from tests.engines import contract
+from tests.engines.contract import asked, conversation, everything, steer, style
+from toolkit.engines.base import Failure, Read, Score, check_steered, run
+from toolkit.engines.nnsight import NnsightEngine
+from toolkit.errors import BadInput, SteeringError, Unreachable, Unsupported
+from toolkit.organism import MODEL
+
+
+class Host:
+    """A host that takes jobs as NDIF does: POST /request, GET /response/ID, GET /result/ID. One job at a time.
+
+    away: answers 503 while it is set. failing: jobs end in an error.
+    """
+
+    def __init__(self) -> None:
+        import nnsight
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        module = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(MODEL)
+        self.model = nnsight.TransformersModel(module, tokenizer=tokenizer, task="text-generation")
+        self.results: dict[str, bytes] = {}
+        self.keys: list[str] = []
+        self.away = self.failing = False
+        host, lock = self, threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                form = parts(self.headers["Content-Type"], body)
+                if host.away:
+                    return self.send(503, b"busy")
+                with lock:
+                    return self.send(200, json.dumps(host.take(f"job-{len(host.keys)}", form)).encode())
+
+            def do_GET(self) -> None:
+                _, kind, number = self.path.split("/")
+                if host.away:
+                    return self.send(503, b"busy")
+                if kind == "result":
+                    return self.send(200, host.results[number])
+                if host.failing:
+                    answer = {"id": number, "status": "ERROR", "description": "out of memory"}
+                elif number not in host.results:
+                    return self.send(404, b"{}")
+                else:
+                    answer = {"id": number, "status": "COMPLETED", "data": f"{host.address}/result/{number}"}
+                return self.send(200, json.dumps(answer).encode())
+
+            def send(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def take(self, number: str, form: dict[str, bytes]) -> dict[str, str]:
+        """Run a job as it arrives: the block is compiled from the source that came, against this host's own model."""
+        import zstandard
+        from nnsight.schema.request import RequestModel
+        from nnsight.tracing.tracer import dec, inc
+
+        self.keys.append(json.loads(form["data"])["model_key"])
+        lines = dict(linecache.cache)  # a host of its own would not share these with whoever sends
+        inc()  # as a trace's own exit does around running it
+        try:
+            tracer = RequestModel.deserialize(form["blob"], self.model._remoteable_persistent_objects(), compress=True)
+            tracer.execute(tracer.info.code)
+        finally:
+            dec()
+            linecache.cache.clear()
+            linecache.cache.update(lines)
+        buffer = io.BytesIO()
+        torch.save({"answer": tracer.info.frame.f_locals["answer"]}, buffer)
+        self.results[number] = zstandard.ZstdCompressor().compress(buffer.getvalue())
+        return {"id": number, "status": "RECEIVED"}
+
+
+def parts(kind: str, body: bytes) -> dict[str, bytes]:
+    """The fields of a multipart form."""
+    message = BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+    return {
+        str(p.get_param("name", header="content-disposition")): p.get_payload(decode=True)
+        for p in message.get_payload()
+    }
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    from nnsight.modeling.huggingface import _ID_CACHE
+
+    _ID_CACHE[str(MODEL)] = "selfsteer/organism"  # what the hub would say that this folder is called
+    host = Host()
+    yield host
+    host.server.shutdown()
+    del _ID_CACHE[str(MODEL)]
+
+
+@pytest.fixture()
+def engine(host: Host) -> NnsightEngine:
+    host.away = host.failing = False
+    engine = NnsightEngine(str(MODEL), remote=host.address, poll_s=0.01, patience_s=0.3)
+    engine.attach(style())
+    return engine
+
+
+@pytest.fixture(scope="module")
+def here() -> NnsightEngine:
+    engine = NnsightEngine(str(MODEL), device="cpu", dtype="float32")
+    engine.attach(style())
+    return engine
+
+
+def test_a_host_answers_as_this_machine_does(host: Host, engine, here) -> None:
+    under = steer(3, 0.8)
+    context = conversation().append([50, 51], steer(2, 0.5, "project_out"))
+    requests = [
+        asked(context, 8, under=under, capture=style().key, logprobs=True),
+        asked(context, 8, "s", under=under),
+        Score(context, (((5,),), ((6, 7), (8,))), under),
+        Read(context, (0, 3), (1, 3)),
+    ]
+    far, near = everything(engine, requests), everything(here, requests)
+    for request, a, b in zip(requests, far, near, strict=True):
+        check_steered(context, a, *([under] if hasattr(a, "tokens") else []))
+        assert a.steered == b.steered, request
+    assert [a.tokens for a in far[:2]] == [b.tokens for b in near[:2]]
+    torch.testing.assert_close(far[0].residuals, near[0].residuals, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(far[3].values, near[3].values, rtol=1e-4, atol=1e-3)
+    assert far[2].logprobs == pytest.approx(near[2].logprobs, abs=1e-4)
+    assert engine.info.device == host.address and "selfsteer/organism" in host.keys[-1]
+
+
+def test_jobs_are_in_flight_together_and_one_can_be_cancelled(engine, here) -> None:
+    requests = [asked(conversation(), 4, "many", s) for s in range(4)]
+    tickets = [engine.submit(r) for r in requests]
+    found = dict(engine.poll())
+    assert len(engine._running) + len(found) == 4
+    engine.cancel(tickets[2])
+    found.update(contract.drain(engine))
+    found.pop(tickets[2], None)
+    kept = [requests[i] for i in (0, 1, 3)]
+    assert [found[t].tokens for t in sorted(found)] == [r.tokens for r in everything(here, kept)]
+
+
+def test_a_host_that_comes_back_loses_nothing(host: Host, engine, here) -> None:
+    request = asked(conversation(), 4)
+    ticket = engine.submit(request)
+    host.away = True
+    timer = threading.Timer(0.1, lambda: setattr(host, "away", False))
+    timer.start()
+    assert dict(engine.poll())[ticket].tokens == run(here, request).tokens
+    timer.join()
+
+
+def test_a_host_that_stays_away_fails_the_request_by_name(host: Host, engine) -> None:
+    host.away = True
+    with pytest.raises(Unreachable, match="has not answered for"):
+        run(engine, asked(conversation(), 4))
+
+
+def test_a_job_that_fails_over_there_fails_here(host: Host, engine) -> None:
+    host.failing = True
+    with pytest.raises(Unreachable, match="out of memory"):
+        run(engine, asked(conversation(), 4))
+    host.failing = False
+    assert run(engine, asked(conversation(), 2)).tokens
+
+
+def test_what_a_host_cannot_do_is_refused_and_the_others_go_on(engine) -> None:
+    clamped = asked(conversation(), 2, under=steer(3, 0.5, "clamp"))
+    good, bad = everything(engine, [asked(conversation(), 2), clamped])
+    assert good.tokens
+    assert isinstance(bad, Failure) and isinstance(bad.error, Unsupported) and "local engine" in str(bad.error)
+
+
+def test_ndif_wants_a_key(monkeypatch) -> None:
+    import nnsight
+
+    monkeypatch.setattr(nnsight.CONFIG.API, "APIKEY", None)
+    monkeypatch.setattr(nnsight.CONFIG.API, "HOST", "https://api.ndif.us")
+    with pytest.raises(BadInput, match="NDIF_API_KEY"):
+        NnsightEngine("org/model", remote=True)
+
+
+def test_a_model_that_no_host_can_know_is_refused(tmp_path: Path, tiny_llama: Path) -> None:
+    for folder in (tmp_path, tiny_llama):
+        with pytest.raises(BadInput, match="hub name"):
+            NnsightEngine(str(folder), remote="http://127.0.0.1:9")
+
+
+def test_generation_settings_that_change_what_is_drawn_are_found_out(here) -> None:
+    first = run(here, asked(conversation(), 4)).tokens
+    here._model._module.generation_config.suppress_tokens = [first[0]]
+    try:
+        with pytest.raises(SteeringError, match="generation settings"):
+            run(here, asked(conversation(), 4))
+    finally:
+        here._model._module.generation_config.suppress_tokens = None
+
+
+def test_a_layer_that_steers_only_some_tokens_is_found_out(here, monkeypatch) -> None:
+    run_trace = here._run
+
+    def half(one):
+        answer = run_trace(one)
+        return {**answer, "ran": answer["ran"][:-1]}
+
+    monkeypatch.setattr(here, "_run", half)
+    with pytest.raises(SteeringError, match="ran on"):
+        run(here, asked(conversation(), 4))
+
+
+def test_a_bfloat16_model_scores_in_float32(monkeypatch) -> None:
+    """Log-probabilities from a bfloat16 head would be quantised to about 1/8 nat; ten options would share values."""
+    low = NnsightEngine(str(MODEL), device="cpu", dtype="bfloat16")
+    options = tuple(((t,),) for t in range(200, 240))
+    got = run(low, Score(conversation(), options))
+    assert len({round(x, 6) for x in got.logprobs}) == len(options)
