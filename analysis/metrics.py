@@ -14,9 +14,10 @@ import pandas as pd
 from analysis import provenance
 from analysis.answers import answers
 from analysis.calls import call_faults, monitored, placeholder_copies, tool_use
+from analysis.degeneration import degeneration
 from analysis.detection import detection
 from analysis.frames import Frames, per_rollout
-from analysis.responses import degeneration, length, pronouns
+from analysis.responses import length, pronouns
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Metric:
     version: int
     kind: Literal["rate", "share", "number"]
     meaning: str
-    measure: Callable[[Frames], pd.DataFrame]
+    measure: Callable[..., pd.DataFrame]
 
     @property
     def identifier(self) -> str:

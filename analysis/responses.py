@@ -1,48 +1,16 @@
-"""Metrics of what a model wrote: repetition, pronouns, vocabulary, length; frames in, a row per rollout out.
+"""Metrics of what a model wrote: pronouns, vocabulary, length; frames in, a row per rollout out.
 
 Knows no tool and no interval. Missing (undefined, or a rollout that failed) is NaN, never 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal
 
 import pandas as pd
 
 from analysis import text
 from analysis.frames import Frames, per_rollout
-
-ALIKE = 0.8
-"""Two texts more alike than this count as repeated, in the published definition and in difflib's."""
-LOOPS = 0.5
-"""A response loops if its longest repeated run of words is more than this share of it, and it has LOOP_WORDS."""
-LOOP_WORDS = 20
-SHORTEST = 20
-"""Characters below which the published definition calls no pair of responses alike."""
-
-
-def degeneration(frames: Frames) -> pd.DataFrame:
-    """Has the rollout ended in repetition? Five definitions; NaN with too few responses to ask.
-
-    same_index is the published one. Rankings of conditions depend on the definition: show more than one.
-    """
-    rows = {}
-    for rollout, responses in _responses(frames).items():
-        last, pair = responses[-1:], responses[-2:]
-        row = dict.fromkeys(("same_index", "difflib", "equal", "last_five", "loop"), float("nan"))
-        if last:
-            row["loop"] = float(len(text.words(last[0])) >= LOOP_WORDS and text.repeated_share(last[0]) > LOOPS)
-        if len(pair) == 2:
-            before, final = pair
-            long_enough = min(len(before), len(final)) >= SHORTEST
-            row["same_index"] = float(long_enough and text.same_index_share(before, final) > ALIKE)
-            row["difflib"] = float(text.ratio_above(final, before, ALIKE))
-            row["equal"] = float(bool(final) and before == final)
-            row["last_five"] = _last_five(responses[-5:])
-        rows[rollout] = {f"degenerate_{k}": v for k, v in row.items()}
-    return per_rollout(frames, rows)
 
 
 def pronouns(frames: Frames, of: Literal["whole", "prose"] = "whole") -> pd.DataFrame:
@@ -98,14 +66,6 @@ def length(frames: Frames) -> pd.DataFrame:
         }
     )
     return per_rollout(frames, made.to_dict("index"))
-
-
-def _last_five(responses: Sequence[str]) -> float:
-    """At least two of the adjacent pairs alike over the longer one, as published; NaN with under three responses."""
-    if len(responses) < 3:
-        return float("nan")
-    pairs = pairwise(responses)
-    return float(sum(text.same_index_share(a, b, "longer") >= 0.85 for a, b in pairs) >= 2)
 
 
 def _responses(frames: Frames) -> dict[str, list[str]]:

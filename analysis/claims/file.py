@@ -10,14 +10,14 @@ Knows no transcript. A file is read whole or refused: unknown keys, sets, metric
         text: one line, in our words; {framing} stands for the level where `each` is used
         source: where it was published
         published: 8            a number (its digits count), "8/15", "<0.05"; or a value per level of `each`
-        unit: percent           percent scales by 100; any other word is only printed
+        unit: percent           percent, thousand and hours (of seconds) scale; any other word is only printed
         each: framing           one claim per level of this column of rollouts: degeneration/research, ...
         of: exp1                a set; where: {column: value or list} more filters; both can stand at a definition too
         definitions:
           - by: study           study: as its authors defined it, as far as that is known; ours: what we would use
             metric: degenerate_same_index@1       a row per rollout; with aggregate, parameters, over, against
             aggregate: share
-            expected: exact     the verdict to be found; or one per level
+            expected: exact     the verdict to be found, or one per level; none where nobody has computed it yet
             found: "4/50"       optional: what was found when the file was written, digits count; or one per level
             note: what is wrong with it, or right
           - {by: ours, statistic: NAME@VERSION, parameters: {...}, expected: no}     an Estimate straight from frames
@@ -38,6 +38,8 @@ from analysis.claims.verdict import NEAR, Published, Verdict, published
 from toolkit.errors import BadInput
 
 FOLDER = Path(__file__).parent
+SCALES = {"percent": 100.0, "thousand": 1e-3, "hours": 1 / 3600}
+"""Units of published values by what metrics give; any other unit is only printed."""
 Scalar = str | int | float | bool
 Filters = dict[str, Scalar | list[Scalar]]
 Levels = dict[str, Any]
@@ -66,7 +68,7 @@ class Definition(BaseModel):
     across: str | None = None
     rounds: tuple[int, int] | None = None
     cut_off: Literal["counted", "missing"] = "counted"
-    expected: Verdict | dict[str, Verdict] = "undefined"
+    expected: Verdict | dict[str, Verdict] | None = None
     found: Scalar | dict[str, Scalar] | None = None
     note: str = ""
 
@@ -84,9 +86,10 @@ class Definition(BaseModel):
         if len(given) != 1:
             raise ValueError("give one of metric, statistic and none")
         if self.none is not None:
+            if self.expected not in (None, "undefined"):
+                raise ValueError("what no query gives is undefined; leave `expected` out")
             return self
         if self.metric is not None:
-            queries.metric(self.metric)
             if self.aggregate not in aggregates.AGGREGATES:
                 raise ValueError(
                     f"aggregate {self.aggregate!r} is unknown; use one of {', '.join(aggregates.AGGREGATES)}"
@@ -97,15 +100,17 @@ class Definition(BaseModel):
                     raise ValueError(f"aggregate {self.aggregate} needs `{key}`")
                 if getattr(self, key) and key not in aggregates.AGGREGATES[self.aggregate].takes:
                     raise ValueError(f"aggregate {self.aggregate} has no use for `{key}`")
+            queries.fits(queries.metric(self.metric), 1, self.parameters)
             if self.over is not None:
-                queries.metric(self.over)
+                queries.fits(queries.metric(self.over), 1, self.over_parameters)
         elif self.statistic is not None:
-            queries.statistic(self.statistic)
+            queries.fits(queries.statistic(self.statistic), 2 if self.against else 1, self.parameters)
             if self.aggregate or self.over or self.across:
                 raise ValueError("aggregate, over and across belong to a metric; a statistic is an estimate already")
         return self
 
-    def expects(self, level: str | None) -> Verdict:
+    def expects(self, level: str | None) -> Verdict | None:
+        """The verdict that the file foretells, if it does."""
         return self.expected[level or ""] if isinstance(self.expected, dict) else self.expected
 
     def was(self, level: str | None) -> Published | None:
@@ -183,7 +188,7 @@ class Claim(BaseModel):
 
     @property
     def scale(self) -> float:
-        return 100.0 if self.unit == "percent" else 1.0
+        return SCALES.get(self.unit, 1.0)
 
 
 class Study(BaseModel):

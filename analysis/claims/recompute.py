@@ -13,12 +13,13 @@ from typing import Any
 import pandas as pd
 
 from analysis.bar import with_bar
-from analysis.claims import aggregates, queries
+from analysis.claims import aggregates, exploring, queries
 from analysis.claims.aggregates import Sample
 from analysis.claims.file import Claim, Definition, Study
 from analysis.claims.verdict import Verdict, verdict
 from analysis.frames import Frames, Tables
 from analysis.metrics import Metric
+from analysis.searches import Embed
 from analysis.stats import Estimate
 from toolkit.errors import BadInput
 
@@ -38,7 +39,7 @@ class Result:
     absent: bool
 
     @property
-    def expected(self) -> Verdict:
+    def expected(self) -> Verdict | None:
         return self.definition.expects(self.claim.level)
 
     @property
@@ -47,12 +48,15 @@ class Result:
             return False
         was = self.definition.was(self.claim.level)
         moved = was is not None and verdict(was, self.estimate, self.claim.scale) != "exact"
-        return self.verdict != self.expected or moved
+        return (self.expected is not None and self.verdict != self.expected) or moved
 
 
-def recompute(study: Study, frames: Frames) -> Iterator[Result]:
-    """Every definition of every claim, in the order of the file. Raises BadInput on a filter of no such column."""
-    data = _Data(frames)
+def recompute(study: Study, frames: Frames, embed: Embed | None = None) -> Iterator[Result]:
+    """Every definition of every claim, in the order of the file. Raises BadInput on a filter of no such column.
+
+    embed: texts to unit vectors, for queries by meaning; without it they are undefined and count as not checked.
+    """
+    data = _Data(frames, embed)
     for claim in with_bar(study.claims, "recomputing claims"):
         for definition, filters in zip(claim.definitions, claim.filters, strict=True):
             estimate, absent = _estimate(data, definition, filters)
@@ -68,6 +72,8 @@ def _estimate(data: _Data, d: Definition, filters: Mapping[str, Any]) -> tuple[E
     second = data.picked({**filters, **d.against}) if d.against else []
     if not first or (d.against and not second):
         return Estimate(nan, nan, nan, 0, "no such rollouts in these data"), True
+    if data.embed is None and (d.metric or "").partition("@")[0] in exploring.EMBEDS:
+        return Estimate(nan, nan, nan, 0, "needs an embedding of queries, and none was given"), True
     if d.statistic is not None:
         of = queries.statistic(d.statistic).measure
         groups = [data.only(ids, d.rounds, d.cut_off) for ids in ((first, second) if d.against else (first,))]
@@ -91,8 +97,8 @@ def _estimate(data: _Data, d: Definition, filters: Mapping[str, Any]) -> tuple[E
 class _Data:
     """The frames, and what has been computed from them so far."""
 
-    def __init__(self, frames: Frames) -> None:
-        self.frames = frames
+    def __init__(self, frames: Frames, embed: Embed | None) -> None:
+        self.frames, self.embed = frames, embed
         self._families: dict[tuple[Callable[..., pd.DataFrame], str], pd.DataFrame] = {}
         self._cut: dict[tuple[tuple[int, int] | None, str], Frames] = {}
 
@@ -118,7 +124,8 @@ class _Data:
         """The metric of every rollout."""
         key = (metric.measure, json.dumps([parameters, rounds, cut_off], sort_keys=True))
         if key not in self._families:
-            self._families[key] = metric.measure(self._frames(rounds, cut_off), **parameters)
+            embed = {"embed": self.embed} if metric.name in exploring.EMBEDS else {}
+            self._families[key] = metric.measure(self._frames(rounds, cut_off), **parameters, **embed)
         return self._families[key][metric.name]
 
     def only(self, ids: list[str], rounds: tuple[int, int] | None, cut_off: str) -> Frames:

@@ -66,9 +66,9 @@ def value(r: Result) -> str:
 
 
 def worded(r: Result) -> str:
-    return f"{r.verdict}, expected {r.expected}" if r.verdict != r.expected else (
-        f"{r.verdict}, another value than before" if r.changed else r.verdict
-    )  # fmt: skip
+    if r.expected is not None and r.verdict != r.expected:
+        return f"{r.verdict}, expected {r.expected}"
+    return f"{r.verdict}, another value than before" if r.changed else r.verdict
 
 
 def query(r: Result) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import calls, provenance, responses, text
+from analysis import calls, degeneration, provenance, responses, text
 from analysis.frames import load
 from analysis.metrics import METRICS
 from tests.analysis.synthetic import Story, held
@@ -172,7 +172,7 @@ def test_external_steering_is_no_action_of_the_model(tmp_path):
 
 def test_a_rollout_of_one_response_has_no_pair_to_compare(tmp_path):
     Story("a", 0).say("only one response here").end("window").write(tmp_path)
-    values = responses.degeneration(load(tmp_path)).loc["a/0"]
+    values = degeneration.degeneration(load(tmp_path)).loc["a/0"]
     assert values[["degenerate_same_index", "degenerate_difflib", "degenerate_equal"]].isna().all()
 
 

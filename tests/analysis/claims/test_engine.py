@@ -153,6 +153,7 @@ def test_a_change_is_another_verdict_or_another_value(tmp_path: Path, frames: Fr
         ({"of": "nobody"}, "set 'nobody' is unknown"),
         ({"found": "about 3"}, "about 3"),
         ({"metric": None}, "give one of"),
+        ({"parameters": {"colour": "red"}}, "colour"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_claim(tmp_path: Path, definition: dict[str, Any], says: str) -> None:
