@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import linecache
+import sys
 import threading
 from collections.abc import Iterator
 from email.parser import BytesParser
@@ -241,3 +242,9 @@ def test_a_bfloat16_model_scores_in_float32(monkeypatch) -> None:
     options = tuple(((t,),) for t in range(200, 240))
     got = run(low, Score(conversation(), options))
     assert len({round(x, 6) for x in got.logprobs}) == len(options)
+
+
+def test_a_missing_package_is_named_with_what_installs_it(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "nnsight", None)
+    with pytest.raises(Unsupported, match=r"selfsteer\[nnsight\]"):
+        NnsightEngine(str(MODEL))

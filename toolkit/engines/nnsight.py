@@ -7,8 +7,6 @@ between requests, so every context is computed anew: slower than the local engin
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from toolkit import randomness
 from toolkit.dictionary import FeatureDictionary
-from toolkit.engines import loading, table
+from toolkit.engines import loading, nnsight_host, table
 from toolkit.engines.base import (
     Completion,
     Failure,
@@ -37,11 +35,8 @@ from toolkit.engines.base import (
     Why,
     check_request,
 )
-from toolkit.engines.chat import ChatTokenizer
-from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unreachable, Unsupported
+from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
 from toolkit.steering import Steering
-
-NDIF = "https://api.ndif.us"
 
 
 @dataclass(frozen=True)
@@ -62,16 +57,12 @@ Work = Generator[Pass, dict[str, Any], Result]
 
 @dataclass
 class Job:
-    """A request on its way: the trace that it waits for and, if that runs remotely, nnsight's handle on it.
-
-    silent_since: when the host failed to answer for the first time since it last did.
-    """
+    """A request on its way: the trace that it waits for and, if that runs remotely, where it is."""
 
     ticket: int
     work: Work
     now: Pass
-    backend: Any = None
-    silent_since: float | None = None
+    sent: nnsight_host.Sent | None
 
 
 class NnsightEngine:
@@ -116,8 +107,8 @@ class NnsightEngine:
         self.device = torch.device("cpu") if self._far else loading.pick_device(device)
         if self._far:
             self._how["blocking"] = False
-            where = _host(remote, nnsight.CONFIG)
-            self._model, self.tokenizer = _shape(nnsight, model, trust_remote_code)
+            where = nnsight_host.address(remote, nnsight.CONFIG)
+            self._model, self.tokenizer = nnsight_host.shape(model, trust_remote_code)
         else:
             where = str(self.device)
             kind = loading.DTYPES[dtype or ("float32" if self.device.type == "cpu" else "bfloat16")]
@@ -129,7 +120,7 @@ class NnsightEngine:
         kind = next(module.parameters()).dtype
         self.info = ModelInfo(
             name=name or (Path(model).name if Path(model).is_dir() else model),
-            digest=_digest(model, config) if self._far else loading.digest(module),
+            digest=nnsight_host.digest(model, config) if self._far else loading.digest(module),
             n_layers=config.num_hidden_layers,
             d_model=config.hidden_size,
             window=config.max_position_embeddings,
@@ -174,7 +165,7 @@ class NnsightEngine:
                 ticket, request = self._waiting.popleft()
                 try:
                     work = self._work(request)
-                    self._running[ticket] = Job(ticket, work, next(work))
+                    self._running[ticket] = Job(ticket, work, next(work), self._sent())
                 except SelfsteerError as error:
                     finished.append((ticket, Failure(error)))
             for job in list(self._running.values()):
@@ -262,17 +253,20 @@ class NnsightEngine:
         from nnsight.intervention.interleaver import OutOfOrderError
 
         try:
-            answer = self._run(job.now) if not self._far else self._remotely(job)
+            answer = self._run(job.now) if job.sent is None else job.sent.answer(lambda: self._run(job.now))
             if answer is None:
                 return None
             _check(job.now, answer, self._table.layers)
-            job.now, job.backend = job.work.send(answer), None
+            job.now, job.sent = job.work.send(answer), self._sent()
         except StopIteration as end:
             done: Result = end.value
             return done
         except (SelfsteerError, RuntimeError, OutOfOrderError) as error:
             return Failure(error)
         return None
+
+    def _sent(self) -> nnsight_host.Sent | None:
+        return nnsight_host.Sent(self.info.device, self.patience_s) if self._far else None
 
     def _run(self, one: Pass) -> Any:
         """The answer of a trace, or for a remote one nnsight's handle on it."""
@@ -297,30 +291,6 @@ class NnsightEngine:
             return self._traces.table_steer(self._table.portable(present)), [present.index(row) for row in rows]
         return lambda layer, h, ids: self._table.apply(layer, h, ids, table.distinct(ids.tolist())), list(rows)
 
-    def _remotely(self, job: Job) -> dict[str, Any] | None:
-        """Send a job, or ask for its answer; None while there is none. A silent host is asked again for a while."""
-        import httpx
-        from nnsight.intervention.backends.remote import RemoteError
-
-        try:
-            if job.backend is None:
-                job.backend = self._run(job.now)
-                found = None
-            else:
-                found = job.backend()
-            job.silent_since = None
-        except (RemoteError, httpx.HTTPError) as error:
-            cause = error.__cause__ if isinstance(error, RemoteError) else error
-            status = cause.response.status_code if isinstance(cause, httpx.HTTPStatusError) else 500
-            job.silent_since = job.silent_since or time.monotonic()
-            waited = time.monotonic() - job.silent_since
-            if cause is None or status < 500:
-                raise Unreachable(f"{self.info.device} could not run the job: {error}") from error
-            if waited > self.patience_s:
-                raise Unreachable(f"{self.info.device} has not answered for {waited:.0f} s: {error}") from error
-            return None
-        return None if found is None else dict(found["answer"])
-
     def _check_canary(self, layer: int) -> None:
         """Steer a known direction at `layer` and see that the logits move; raises SteeringError if they do not."""
         token = min(self.tokenizer.stop_tokens, default=0)
@@ -342,7 +312,7 @@ class NnsightEngine:
 
         answers: list[dict[str, Any]] = []
         generator = work()
-        job = Job(0, generator, next(generator))
+        job = Job(0, generator, next(generator), self._sent())
         while (result := self._move(job)) is None:
             time.sleep(self.poll_s if self._far else 0)
         if isinstance(result, Failure):
@@ -371,38 +341,6 @@ def _on_cpu(residuals: Tensor) -> Tensor:
     return residuals.cpu() if residuals.dtype == torch.float64 else residuals.cpu().float()
 
 
-def _host(remote: bool | str, config: Any) -> str:
-    """The address of a remote host. Raises BadInput if it is NDIF's and there is no key for it."""
-    host = remote if isinstance(remote, str) else str(config.API.HOST)
-    if host.startswith(NDIF) and not config.API.APIKEY:
-        raise BadInput("NDIF wants a key and none is set; get one at https://login.ndif.us and set NDIF_API_KEY to it")
-    config.APP.REMOTE_LOGGING = False  # its status lines would run through the progress display
-    return host
-
-
-def _shape(nnsight: Any, name: str, trust_remote_code: bool) -> tuple[Any, ChatTokenizer]:
-    """A model without its weights, which stay where it runs, and its tokenizer. Raises BadInput if it has none."""
-    from transformers import AutoTokenizer, GenerationConfig
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        own = copy.deepcopy(tokenizer)  # nnsight sets padding on the one that it holds
-        model = nnsight.TransformersModel(
-            name, tokenizer=own, task="text-generation", trust_remote_code=trust_remote_code
-        )
-        model.to_model_key()  # asks the hub for the name that a host knows it by
-    except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BadInput(
-            f"model {name} could not be named to a host: {first} Give a hub name that this machine can look up"
-        ) from error
-    try:
-        eos = GenerationConfig.from_pretrained(name).eos_token_id
-    except OSError:  # a model may come without this file
-        eos = model._module.config.eos_token_id
-    return model, ChatTokenizer(tokenizer, eos if isinstance(eos, list) else [] if eos is None else [eos])
-
-
 def _layout(module: Any, traces: Any) -> Any:
     names = {id(part): name for name, part in module.named_modules()}
     blocks: nn.ModuleList = loading.decoder_blocks(module)
@@ -414,9 +352,3 @@ def _layout(module: Any, traces: Any) -> Any:
         scale=float(getattr(config, "logit_scale", None) or 1) / float(getattr(config, "logits_scaling", None) or 1),
         cap=getattr(config, "final_logit_softcapping", None),
     )
-
-
-def _digest(name: str, config: Any) -> str:
-    """Of the name and the configuration: a remote model's weights cannot be seen."""
-    text = name + json.dumps(config.to_dict(), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
