@@ -40,6 +40,7 @@ controls: .venv/ready ## every number that the organism must reach, measured
 
 bench: .venv/ready ## speed and memory against what people would use instead
 	$(BIN)/python -m benchmarks.run --large
+	$(BIN)/python -m benchmarks.importing
 
 organism: .venv/ready ## train an organism from nothing, in under an hour
 	$(BIN)/python -m toolkit.organism.build --out build/organism --minutes 45

@@ -41,6 +41,9 @@ def label(feature: int) -> str:
 class Run:
     """One result file, told round by round as the study's runner would have run it."""
 
+    listed = 10
+    """Lines of an INSPECT; the study showed 100."""
+
     def __init__(self, tag: str, framing: str = "research", inject: dict[int, float] | None = None, **config: Any):
         self.tag, self.framing = tag, framing
         self.own: list[dict[str, Any]] = []
@@ -134,7 +137,7 @@ class Run:
             rows = [f"  [{f}] {shown(f)} (similarity: 0.{f:03})" for f in range(101, 111)]
             return "\n".join([f"Search results for '{given}':", *rows])
         if kind == "inspect":
-            rows = [f"  [{f}] {shown(f)} (activation: {f / 8:.3f})" for f in range(40, 30, -1)]
+            rows = [f"  [{f}] {shown(f)} (activation: {f / 8:.3f})" for f in range(30 + self.listed, 30, -1)]
             return "\n".join(["Your currently active features (top 100):", *rows])
         if kind == "check_steering":
             lines = [
@@ -172,12 +175,16 @@ def _held(feature: int, strength: float) -> dict[str, Any]:
 
 
 def many(folder: Path, count: int, rounds: int = 17, readings: int = 100, padding: int = 0, seed: int = 1) -> int:
-    """`count` files of seeded content; `padding` words more per response. Returns the bytes written."""
+    """`count` files of seeded content in the study's proportions; `padding` words more per response.
+
+    Returns the bytes written.
+    """
     framings, size = ("research", "other_model", "potions", "minimal", "full_technical"), 0
     for number in range(count):
-        draw = random.Random(f"{seed}/{number}")
+        draw, filler = random.Random(f"{seed}/{number}"), random.Random(f"{seed}/{number}/padding")
         framing = framings[number % len(framings)]
         run = Run(f"exp1_{framing}_s{number // len(framings) + 1}", framing, rounds=rounds)
+        run.listed = readings
         for _ in range(rounds):
             calls: list[tuple[str, Any]] = []
             if draw.random() < 0.5:
@@ -188,7 +195,7 @@ def many(folder: Path, count: int, rounds: int = 17, readings: int = 100, paddin
                 calls.append(("steer", (draw.choice([101, 104, 35, 9]), draw.choice([0.2, 0.3, -0.5]))))
             if draw.random() < 0.1:
                 calls.append(("clear", None))
-            text = " ".join(f"word{draw.randrange(900)}" for _ in range(60 + padding)) + "\n"
+            text = " ".join(f"word{filler.randrange(900)}" for _ in range(60 + padding)) + "\n"
             for kind, given in draw.sample(calls, len(calls)):
                 inside = f'"{given}"' if kind == "search" else "" if given is None else f"{given[0]}, {given[1]:+g}"
                 text += f"{run.named(kind)}({inside})\n"
