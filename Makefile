@@ -12,7 +12,7 @@ help: ## what there is to make
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "selfsteer needs Python 3.11 or newer; set PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,nnsight]'
 	touch .venv/ready
 
 demo: .venv/ready ## a model steers itself; ends with a report to open
