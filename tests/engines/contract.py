@@ -88,6 +88,36 @@ def nnsight_is_idle(engine: Any) -> bool:
     return not engine._waiting and not engine._running
 
 
+# chunks smaller than a conversation, few requests at a time, and small blocks that prefixes are shared by
+VLLM: dict[str, Any] = {
+    "name": "organism",
+    "dtype": "float32",
+    "max_num_batched_tokens": 24,
+    "max_num_seqs": 4,
+    "block_size": 32,
+}
+
+
+def vllm() -> Engine:
+    from toolkit.engines.vllm import in_process
+
+    return in_process(str(MODEL), **VLLM)
+
+
+def vllm_without_effect() -> Engine:
+    """Its tables know no row but the empty one: what is gathered and added is nothing."""
+    engine: Any = vllm()
+    hooks = engine.servers.engine.collective_rpc(lambda worker: worker.selfsteer_hooks)[0]
+    hooks.tables.acquire, hooks.tables.release = lambda row: 0, lambda row: None
+    return engine
+
+
+def vllm_is_idle(engine: Any) -> bool:
+    hooks = engine.servers.engine.collective_rpc(lambda worker: worker.selfsteer_hooks)[0]
+    running = engine.servers.engine.has_unfinished_requests()
+    return not engine._pending and not engine.servers._plans and not hooks.requests and not running
+
+
 # contexts longer than a chunk, so that they mix, and fewer kept than asked for, so that some go
 BUSY: dict[str, Any] = {"chunk": 24, "keep_lanes": 8}
 
@@ -117,6 +147,7 @@ ENGINES: dict[str, Entry] = {
         tolerance=1e-10,
         idle=local_is_idle,
     ),
+    "vllm": Entry(vllm, vllm_without_effect, needs=("vllm", "vllm_lens"), modes=("add",), idle=vllm_is_idle),
 }
 
 

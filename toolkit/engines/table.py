@@ -114,6 +114,23 @@ class SteeringTable:
         self._rows[steering] = row
         return row
 
+    def deltas(self, steering: Steering) -> dict[int, Tensor]:
+        """What a steering adds to every residual, [D] at each layer, for engines that add it elsewhere.
+
+        Raises Unsupported if it depends on the residual: a mode other than `add`, an SAE that normalises its input.
+        """
+        for i in steering:
+            if i.mode != "add":
+                raise Unsupported(f"this engine cannot steer in mode {i.mode}; use mode add, or the local engine")
+        row = self.row(steering)
+        found = {}
+        for (layer, key), table in self._deltas.items():
+            if not key:
+                found[layer] = table[row].clone()
+            elif bool(table[row].any()):
+                raise Unsupported(f"dictionary {key} scales its input by the token; use the local engine for it")
+        return found
+
     def set_canary(self, layer: int, delta: Tensor) -> None:
         """Fill row 1 at one layer and empty it at the others, for the check that steering reaches the logits."""
         for one in self.layers:

@@ -1,0 +1,239 @@
+"""vLLM in this process: plans in, outcomes out, many at once.
+
+Knows vLLM and plans; no dictionary, steering value or address. vllm.py puts the engine contract in front of it, here
+or across vllm_server.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.engines.vllm_plan import Floats, Outcome, Plan, salt
+from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
+
+WORKER = "toolkit.engines.vllm_worker.SteeringWorker"
+DRAWS = "toolkit.engines.vllm_worker:Draws"
+
+
+class Core:
+    """One vLLM engine with selfsteer's hooks on every worker.
+
+    model: hub name or folder. name: what records call it. dtype: as vLLM takes it. tensor_parallel, pipeline_parallel:
+    GPUs that share each layer, and groups of layers. options: anything else that vLLM's EngineArgs take.
+    Raises Unsupported if vLLM or the vllm-lens plugin is missing.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        name: str | None = None,
+        dtype: str = "auto",
+        tensor_parallel: int = 1,
+        pipeline_parallel: int = 1,
+        **options: Any,
+    ) -> None:
+        needed = {"vllm": "vllm", "vllm_lens": "vllm-lens"}
+        for module, package in needed.items():
+            if importlib.util.find_spec(module) is None:
+                raise Unsupported(
+                    f"the vLLM engine steers through the plugin vllm-lens, and {package} is not installed here; see"
+                    " docs/scale.md for what to install, or use --engine local"
+                )
+        # the scheduler stays in this process, so that one that dies is an error here and not a silence
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        settings: dict[str, Any] = {
+            "enable_prefix_caching": True,
+            "enforce_eager": True,  # compiled and captured graphs skip hooks
+            "async_scheduling": False,  # a step ahead of its own tokens could not take the n-th draw
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",  # what is drawn is what was asked for, not what the model's makers advise
+            "disable_log_stats": True,
+            "worker_extension_cls": WORKER,
+            "logits_processors": [DRAWS],
+            "tensor_parallel_size": tensor_parallel,
+            "pipeline_parallel_size": pipeline_parallel,
+            "seed": 0,
+        }
+        self.engine = LLMEngine.from_engine_args(EngineArgs(model=model, dtype=dtype, **{**settings, **options}))
+        config = self.engine.vllm_config.model_config
+        found = self.engine.collective_rpc("selfsteer_start")
+        self.about: dict[str, Any] = {
+            "name": name or (Path(model).name if Path(model).is_dir() else model),
+            "model": config.model,
+            "digest": digest(config.model, config.revision),
+            "n_layers": found[0]["layers"],
+            "d_model": found[0]["d_model"],
+            "window": int(config.max_model_len),
+            "vocabulary": int(config.get_vocab_size()),
+            "device": str(self.engine.vllm_config.device_config.device),
+            "dtype": str(config.dtype).removeprefix("torch."),
+            "versions": {name: _version(name) for name in ("vllm", "vllm-cpu", "vllm-lens", "torch") if _version(name)},
+        }
+        self._plans: dict[str, Plan] = {}
+
+    def submit(self, plan: Plan) -> None:
+        """Raises SelfsteerError if vLLM does not take it."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=0.0,  # vllm_worker.Draws draws
+            max_tokens=plan.most,
+            stop_token_ids=list(plan.stops),
+            ignore_eos=True,  # the tokens that stop are the plan's, and no others
+            detokenize=False,
+            logprobs=0 if plan.logprobs else None,
+            extra_args={"selfsteer": plan.to_bytes()},
+            skip_reading_prefix_cache=plan.anew,
+        )
+        prompt: dict[str, Any] = {"prompt_token_ids": list(plan.tokens)}
+        if key := salt(plan):
+            prompt["cache_salt"] = key
+        try:
+            self.engine.add_request(plan.id, prompt, params)
+        except ValueError as error:
+            raise BadInput(f"vLLM does not take this request: {error}") from error
+        self._plans[plan.id] = plan
+
+    def poll(self) -> list[tuple[str, Outcome | Exception]]:
+        """Work until something has finished; [] only when nothing is in flight.
+
+        An error in a step is the error of all that are in flight: which tokens it left unsteered cannot be told.
+        """
+        while self._plans:
+            try:
+                outputs = [o for o in self.engine.step() if o.finished]
+                if outputs:
+                    return self._finished(outputs)
+            except (SelfsteerError, RuntimeError, ValueError, KeyError) as error:
+                lost, wrapped = list(self._plans), SteeringError(f"vLLM's step failed: {error}")
+                self.cancel(*lost)
+                return [(name, wrapped) for name in lost]
+        return []
+
+    def on_each(self, plan: Plan) -> list[Outcome]:
+        """Carry out one plan alone; for a canary. Raises what it failed of."""
+        self.submit(plan)
+        found = dict(self.poll())[plan.id]
+        if isinstance(found, Exception):
+            raise found
+        return [found]
+
+    def cancel(self, *names: str) -> None:
+        """Forget plans; they never come back from poll()."""
+        known = [name for name in names if self._plans.pop(name, None) is not None]
+        if known:
+            self.engine.abort_request(known)
+            self.engine.collective_rpc("selfsteer_forget", args=(known,))
+
+    def _finished(self, outputs: Sequence[Any]) -> list[tuple[str, Outcome | Exception]]:
+        names = [o.request_id for o in outputs]
+        workers = self.engine.collective_rpc("selfsteer_collect", args=(names,))
+        found: list[tuple[str, Outcome | Exception]] = []
+        for i, output in enumerate(outputs):
+            plan = self._plans.pop(output.request_id)
+            try:
+                found.append((plan.id, outcome(plan, output, [worker[i] for worker in workers])))
+            except SelfsteerError as error:
+                found.append((plan.id, error))
+        return found
+
+
+def outcome(plan: Plan, output: Any, workers: Sequence[Mapping[str, Any]]) -> Outcome:
+    """vLLM's output and what the workers kept, as one. Raises SteeringError if workers disagree on what they did."""
+    added = workers[0]["added"]
+    if any(not np.array_equal(added, other["added"]) for other in workers[1:]):
+        raise SteeringError("the workers of this server did not steer the same tokens; restart it")
+    response = output.outputs[0]
+    tokens = tuple(int(t) for t in response.token_ids)
+    reused = int(output.num_cached_tokens or 0)
+    planned = plan.row_ids()
+    # what came from the cache was computed under the rows of this plan, or it would have another salt
+    done = np.where((added < 0) & (np.arange(len(added)) < reused), planned, added)[: len(plan.tokens) + len(tokens)]
+    logprobs = None
+    if plan.logprobs:
+        logprobs = tuple(float(step[t].logprob) for step, t in zip(response.logprobs, tokens, strict=True))
+    return Outcome(
+        tokens,
+        "stop" if response.finish_reason == "stop" else "length",
+        dict(Counter(done[done >= 0].tolist())),
+        reused,
+        logprobs,
+        _residuals(plan, workers, len(tokens)) if plan.layers else None,
+        _scores(plan, workers),
+    )
+
+
+def _residuals(plan: Plan, workers: Sequence[Mapping[str, Any]], generated: int) -> Floats:
+    """[T, L, D]: each layer from the stage that has it; of a response, the tokens that were computed."""
+    layers: dict[int, dict[int, Any]] = {}
+    for worker in workers:
+        for layer, some in worker["residuals"].items():
+            layers.setdefault(layer, some)
+    first = len(plan.tokens)
+    # the last token of a response is drawn and not computed
+    positions = plan.positions if plan.positions is not None else range(first, first + generated - 1)
+    try:
+        rows = [np.stack([layers[layer][p].numpy() for layer in plan.layers]) for p in positions]
+    except KeyError as error:
+        raise SteeringError(f"vLLM did not compute the residual at {error}, which was to be read") from error
+    return np.stack(rows) if rows else np.zeros((0, len(plan.layers), 0), np.float32)
+
+
+def _scores(plan: Plan, workers: Sequence[Mapping[str, Any]]) -> tuple[tuple[float, ...], ...]:
+    """Log-probabilities from the parts of the vocabulary that the last stage's workers hold."""
+    parts = [worker["scores"] for worker in workers if worker["scores"] is not None]
+    found = []
+    for i, (_, tokens) in enumerate(plan.score):
+        top = max(part[i][0] for part in parts)
+        total = top + math.log(sum(math.exp(part[i][0] - top) for part in parts))
+        logits = {t: value for part in parts for t, value in part[i][1].items()}
+        found.append(tuple(logits[t] - total for t in tokens))
+    return tuple(found)
+
+
+def digest(model: str, revision: str | None = None) -> str:
+    """Hash of a checkpoint's configuration and weights: names, shapes, up to 4,096 evenly spaced values of each tensor.
+
+    From the files, so it differs from the local engine's, which hashes what transformers makes of them.
+    """
+    from safetensors import safe_open
+
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    sha = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for key in sorted(weights.keys()):
+                flat = weights.get_tensor(key).reshape(-1)
+                sha.update(f"{key}{flat.numel()}".encode())
+                sha.update(flat[:: max(1, flat.numel() // 4096)].float().numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,139 @@
+"""What goes to a vLLM server and what comes back: token ids, runs of steering, and the rows that the runs name.
+
+Knows no vLLM, model or dictionary. A plan holds everything that its request needs, so a server keeps nothing between
+requests, and one that was started anew carries out any plan.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One steering: its digest, and what it adds at which layer, [D] float32. No layer: nothing, which is row 0."""
+
+    digest: str = ""
+    deltas: Mapping[int, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One request for a server.
+
+    runs: (start, length, row) of the prompt's steered tokens, in absolute positions; rows[0] is no steering.
+    after: the row of generated tokens. stream: names the draws (toolkit/randomness.py). stops: token ids that end it.
+    layers, positions: whose residuals come back; positions None means the response's.
+    score: (position, tokens): log-probabilities of these tokens after that position.
+    anew: compute every token of the prompt, whatever the cache holds, since residuals are not kept with it.
+    """
+
+    id: str
+    tokens: tuple[int, ...]
+    rows: tuple[Row, ...] = (Row(),)
+    runs: tuple[tuple[int, int, int], ...] = ()
+    after: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    most: int = 1
+    stream: tuple[str | int, ...] = ()
+    stops: tuple[int, ...] = ()
+    logprobs: bool = False
+    layers: tuple[int, ...] = ()
+    positions: tuple[int, ...] | None = None
+    score: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    anew: bool = False
+
+    def row_ids(self) -> NDArray[np.int64]:
+        """The row of every position: the prompt's from the runs, then `after` for all that may be generated."""
+        rows = np.full(len(self.tokens) + self.most, self.after, np.int64)
+        rows[: len(self.tokens)] = 0
+        for start, length, row in self.runs:
+            rows[start : start + length] = row
+        return rows
+
+    def to_bytes(self) -> bytes:
+        plain = {name: value for name, value in vars(self).items() if name != "rows"}
+        rows = [[row.digest, {layer: pack(delta) for layer, delta in row.deltas.items()}] for row in self.rows]
+        return json.dumps({**plain, "rows": rows}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Plan:
+        """Raises KeyError, TypeError or ValueError for what is no plan."""
+        found: dict[str, Any] = json.loads(data)
+        rows = tuple(Row(d, {int(layer): unpack(v) for layer, v in deltas.items()}) for d, deltas in found.pop("rows"))
+        for name in ("tokens", "stream", "stops", "layers"):
+            found[name] = tuple(found[name])
+        found["runs"] = tuple((int(a), int(b), int(c)) for a, b, c in found["runs"])
+        found["positions"] = None if found["positions"] is None else tuple(found["positions"])
+        found["score"] = tuple((int(at), tuple(tokens)) for at, tokens in found["score"])
+        return cls(rows=rows, **found)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a plan.
+
+    counts: tokens computed under each row, counted where the row was added. reused: tokens that came from the cache;
+    they ran under the plan's rows when they were computed, which the salt sees to, and are among the counts.
+    residuals: [T, L, D] float32, in the plan's order. scores: one list for each entry of the plan's `score`.
+    """
+
+    tokens: tuple[int, ...]
+    why: Literal["stop", "length"]
+    counts: Mapping[int, int]
+    reused: int = 0
+    logprobs: tuple[float, ...] | None = None
+    residuals: Floats | None = None
+    scores: tuple[tuple[float, ...], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        residuals = None if self.residuals is None else [list(self.residuals.shape), pack(self.residuals)]
+        return {**vars(self), "residuals": residuals}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Outcome:
+        shape_and_data = found["residuals"]
+        return replace(
+            cls(**found),
+            tokens=tuple(found["tokens"]),
+            counts={int(row): int(n) for row, n in found["counts"].items()},
+            logprobs=None if found["logprobs"] is None else tuple(found["logprobs"]),
+            residuals=None if shape_and_data is None else unpack(shape_and_data[1]).reshape(shape_and_data[0]),
+            scores=tuple(tuple(some) for some in found["scores"]),
+        )
+
+
+def salt(plan: Plan) -> str:
+    """vLLM's `cache_salt`: a digest of where the steering changes and to what, from the first token to the last.
+
+    vLLM finds kept blocks by their tokens and the salt of their request, and writes a request's blocks under the same.
+    Two plans with one salt have the same steering at every position that both have, so equal tokens make equal blocks;
+    two with different salts share nothing. A salt holds no lengths behind the last change: the turns of a conversation
+    whose steering stays as it is share one, and go on from each other's blocks. A change of steering costs one prefill
+    of the whole context. No steering at all is the empty salt, shared by everybody.
+    """
+    rows = plan.row_ids()
+    starts = [0, *(np.flatnonzero(np.diff(rows)) + 1).tolist()]
+    changes = [(start, plan.rows[rows[start]].digest) for start in starts]
+    if changes == [(0, "")]:
+        return ""
+    return hashlib.sha256(json.dumps(changes).encode()).hexdigest()[:32]
+
+
+def pack(values: Floats) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, np.float32).tobytes()).decode()
+
+
+def unpack(text: str) -> Floats:
+    return np.frombuffer(base64.b64decode(text), np.float32)

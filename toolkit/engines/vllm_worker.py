@@ -1,0 +1,312 @@
+"""Inside vLLM's workers: adds each token's row at its layer, keeps the residuals that are wanted, draws our draws.
+
+Knows plans (vllm_plan.py) and vLLM; no engine, dictionary or address. It stands beside vllm-lens, whose worker it
+extends: from there come the decoder layers by absolute index (also under pipeline parallelism), eager execution and
+the model runner that hooks can read. Its own steering is not used, because in 1.3.0
+- a steering vector that is given by position is applied at offset 0 of every forward pass when the attention's
+  metadata is a dict, as it is in vLLM 0.30: chunks after the first and all generated tokens get the wrong vectors;
+- an error in a hook is logged and the token goes on unsteered; here it ends the engine's step;
+- vectors are dense in positions, and every steered request computes its whole prompt anew.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from vllm.forward_context import get_forward_context, is_forward_context_available
+from vllm.v1.sample.logits_processor import LogitsProcessor
+from vllm_lens._worker_ext import HiddenStatesExtension, _discover_layer_modules
+
+from toolkit import randomness
+from toolkit.engines.sampling import draw
+from toolkit.engines.vllm_plan import Plan, Row
+
+NAME = "selfsteer"
+SPARE = 1024  # rows kept although no request is using them; they come again each turn of a conversation
+
+
+@dataclass
+class Kept:
+    """What one request has come to on this worker: its rows, where they were added, and residuals by position.
+
+    rows: [positions] rows of the worker's tables. added: the plan's row at each position that was computed, else -1.
+    """
+
+    plan: Plan
+    plan_rows: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    added: NDArray[np.int64]
+    wanted: NDArray[np.bool_]
+    residuals: dict[int, list[tuple[NDArray[np.int64], Tensor]]] = field(default_factory=dict)
+
+
+class Tables:
+    """Rows by digest, each with one [D] vector a layer; a row is given up when no request needs it and space is short.
+
+    Row 0 is zeros.
+    """
+
+    def __init__(self, layers: list[int], d_model: int, device: torch.device) -> None:
+        self.d_model, self.device = d_model, device
+        self.layers = {layer: torch.zeros(16, d_model, device=device) for layer in layers}
+        self._rows: OrderedDict[str, int] = OrderedDict()
+        self._users: dict[str, int] = {}
+        self._free: list[int] = list(range(15, 0, -1))
+
+    def acquire(self, row: Row) -> int:
+        if not row.digest:
+            return 0
+        if row.digest not in self._rows:
+            self._rows[row.digest] = place = self._place()
+            for layer, table in self.layers.items():
+                delta = row.deltas.get(layer)
+                table[place] = 0.0 if delta is None else torch.tensor(delta, device=self.device)
+        self._rows.move_to_end(row.digest)
+        self._users[row.digest] = self._users.get(row.digest, 0) + 1
+        return self._rows[row.digest]
+
+    def release(self, row: Row) -> None:
+        if row.digest:
+            self._users[row.digest] -= 1
+
+    def _place(self) -> int:
+        if not self._free and len(self._rows) >= SPARE:
+            for digest in [d for d in self._rows if not self._users[d]][: SPARE // 2]:
+                self._free.append(self._rows.pop(digest))
+                del self._users[digest]
+        if not self._free:
+            for layer, table in self.layers.items():
+                self.layers[layer] = torch.cat([table, torch.zeros_like(table)])
+            size = len(self._rows) + 1
+            self._free = list(range(2 * size - 1, size - 1, -1))
+        return self._free.pop()
+
+
+class Hooks:
+    """Hooks on one worker's model, and the requests that it has seen."""
+
+    def __init__(self, worker: Any) -> None:
+        self.runner = worker.model_runner
+        self.model = self.runner.get_model()
+        config = worker.model_config
+        self.n_layers = int(config.get_total_num_hidden_layers())
+        blocks = _discover_layer_modules(worker)
+        self.device = self.runner.device
+        self.tables = Tables(sorted(blocks), int(config.get_hidden_size()), self.device)
+        self.requests: dict[str, Kept] = {}
+        self._internal: dict[str, Kept | None] = {}
+        self._rows: Tensor | None = None
+        self._steered = self._live = False
+        self._wanted: dict[int, list[tuple[Kept, int, int, int]]] = {}
+        self._fired: set[int] = set()
+        self.model.register_forward_pre_hook(self._before, with_kwargs=True)
+        self.model.register_forward_hook(self._after)
+        for layer, block in blocks.items():
+            block.register_forward_hook(self._block(layer))
+
+    def _begin(self, internal: str) -> Kept | None:
+        """The request behind vLLM's own id for it; None for one that is not ours."""
+        state = self.runner.requests[internal]
+        data = (state.sampling_params.extra_args or {}).get(NAME)
+        if data is None:
+            return None
+        plan = Plan.from_bytes(data)
+        places = np.array([self.tables.acquire(row) for row in plan.rows], np.int64)
+        plan_rows = plan.row_ids()
+        wanted = np.zeros(len(plan_rows), np.bool_)
+        if plan.layers:
+            wanted[list(plan.positions) if plan.positions is not None else slice(len(plan.tokens), None)] = True
+        wanted[[at for at, _ in plan.score]] = True
+        kept = Kept(plan, plan_rows, places[plan_rows], np.full(len(plan_rows), -1, np.int64), wanted)
+        self.requests[plan.id] = kept
+        return kept
+
+    def _before(self, _model: object, _args: object, kwargs: dict[str, Any]) -> None:
+        """Lay out this step's rows: which token of which request stands where, at which absolute position."""
+        self._rows, self._steered, self._wanted, self._fired = None, False, {}, set()
+        self._live = is_forward_context_available() and get_forward_context().attn_metadata is not None
+        if not self._live:  # vLLM measures memory and warms up with batches that are nobody's
+            return
+        batch, starts = self.runner.input_batch, self.runner.query_start_loc.np
+        positions = kwargs["positions"]
+        if positions.dim() != 1:
+            raise RuntimeError("this model has positions of several dimensions; steering cannot be placed in it")
+        rows = np.zeros(positions.shape[0], np.int64)
+        for i, internal in enumerate(batch.req_ids):
+            if internal not in self._internal:
+                self._internal[internal] = self._begin(internal)
+            kept = self._internal[internal]
+            if kept is None:
+                continue
+            first, end = int(starts[i]), int(starts[i + 1])
+            begin = int(batch.num_computed_tokens_cpu[i])
+            stop = min(begin + end - first, len(kept.rows))
+            if self.device.type == "cpu" and end > first and int(positions[first]) != begin:
+                raise RuntimeError(f"vLLM computes position {int(positions[first])} where {begin} was expected")
+            rows[first : first + stop - begin] = kept.rows[begin:stop]
+            kept.added[begin:stop] = kept.plan_rows[begin:stop]
+            if kept.wanted[begin:stop].any():
+                layers = {*kept.plan.layers} | ({self.n_layers - 1} if kept.plan.score else set())
+                for layer in layers:
+                    self._wanted.setdefault(layer, []).append((kept, first, begin, stop))
+        self._steered = bool(rows.any())
+        self._rows = torch.from_numpy(rows).to(self.device, non_blocking=True)
+
+    def _block(self, layer: int) -> Any:
+        def after_block(_block: object, _inputs: object, output: Any) -> Any:
+            if self._rows is None:
+                return None
+            self._fired.add(layer)
+            hidden, residual = (output[0], output[1]) if isinstance(output, tuple) else (output, None)
+            if self._steered:
+                if hidden.shape[0] != len(self._rows):
+                    raise RuntimeError(f"layer {layer} has {hidden.shape[0]} tokens, the step {len(self._rows)}")
+                # vLLM keeps the residual stream in two parts whose sum it is; adding to one adds to the sum
+                hidden = hidden + self.tables.layers[layer].index_select(0, self._rows).to(hidden.dtype)
+                output = (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+            for kept, first, begin, stop in self._wanted.get(layer, ()):
+                where = np.flatnonzero(kept.wanted[begin:stop])
+                at = torch.from_numpy(where + first).to(self.device)
+                stream = hidden[at] if residual is None else hidden[at] + residual[at]
+                kept.residuals.setdefault(layer, []).append((where + begin, stream))
+            return output
+
+        return after_block
+
+    def _after(self, _model: object, _args: object, _output: object) -> None:
+        missed = set(self.tables.layers) - self._fired
+        if self._live and missed:
+            raise RuntimeError(f"the steering at layer {min(missed)} did not run; start vLLM with enforce_eager")
+
+    # ------------------------------------------------------------------ what comes back
+
+    def collect(self, name: str) -> dict[str, Any]:
+        """What this worker knows of a finished request, which it then forgets."""
+        kept = self.requests[name]
+        residuals: dict[int, dict[int, Tensor]] = {}
+        for layer, parts in kept.residuals.items():
+            whole = torch.cat([stream for _, stream in parts]).float().cpu()
+            at = np.concatenate([where for where, _ in parts]).tolist()
+            residuals[layer] = dict(zip(at, whole, strict=True))  # computed twice after a preemption: the later one
+        found = {
+            "added": kept.added,
+            "residuals": {layer: some for layer, some in residuals.items() if layer in kept.plan.layers},
+            "scores": self._score(kept.plan, residuals.get(self.n_layers - 1, {})),
+        }
+        self.forget(name)
+        return found
+
+    def forget(self, name: str) -> None:
+        kept = self.requests.pop(name, None)
+        if kept is None:
+            return
+        self._internal = {k: v for k, v in self._internal.items() if v is not kept}
+        for row in kept.plan.rows:
+            self.tables.release(row)
+
+    def _score(self, plan: Plan, last: dict[int, Tensor]) -> list[tuple[float, dict[int, float]]] | None:
+        """For each scored position the log-sum-exp of this worker's part of the vocabulary, and its tokens' logits.
+
+        In float32 from the final norm on, as toolkit/engines/loading.py has it. None where the last layer is not.
+        """
+        if not plan.score or self.n_layers - 1 not in self.tables.layers:
+            return None
+        head, shard = self.model.lm_head, self.model.lm_head.shard_indices
+        scaling = self.model.logits_processor
+        norm = next(n for name in NORMS if (n := getattr(self.model.model, name, None)) is not None)
+        first, size = shard.org_vocab_start_index, shard.org_vocab_end_index - shard.org_vocab_start_index
+        found = []
+        for at, tokens in plan.score:
+            residual = last[at].to(self.device)[None]
+            normed = _in_float32(norm, residual)
+            logits = torch.cat([normed @ w.float().T for w in head.weight[:size].split(16_384)], -1)
+            bias = getattr(head, "bias", None)
+            logits = logits if bias is None else logits + bias[:size].float()
+            logits = logits if scaling.soft_cap is None else torch.tanh(logits / scaling.soft_cap) * scaling.soft_cap
+            values = (logits * scaling.scale)[0].double().cpu()
+            here = {token: float(values[token - first]) for token in set(tokens) if 0 <= token - first < size}
+            found.append((float(torch.logsumexp(values, 0)), here))
+        return found
+
+
+NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
+
+
+def _in_float32(norm: torch.nn.Module, residual: Tensor) -> Tensor:
+    """A norm's own arithmetic with its weights in float32, which one pass borrows."""
+    kept = {name: parameter.data for name, parameter in norm.named_parameters()}
+    try:
+        for parameter in norm.parameters():
+            parameter.data = parameter.data.float()
+        normed: Tensor = norm(residual)
+    finally:
+        for name, parameter in norm.named_parameters():
+            parameter.data = kept[name]
+    return normed
+
+
+class SteeringWorker(HiddenStatesExtension):
+    """What vLLM mixes into its worker class: the calls that vllm_core.py makes on every worker."""
+
+    def selfsteer_start(self) -> dict[str, int]:
+        self.selfsteer_hooks = Hooks(self)
+        return {"layers": self.selfsteer_hooks.n_layers, "d_model": self.selfsteer_hooks.tables.d_model}
+
+    def selfsteer_collect(self, names: list[str]) -> list[dict[str, Any]]:
+        return [self.selfsteer_hooks.collect(name) for name in names]
+
+    def selfsteer_forget(self, names: list[str]) -> None:
+        for name in names:
+            self.selfsteer_hooks.forget(name)
+
+
+class Draws(LogitsProcessor):
+    """Draws each token from its request's own stream, as toolkit/engines/sampling.py does, and leaves only that one.
+
+    So a seed means the same tokens here as on the local engine. vLLM itself then takes the only token left.
+    The n-th token takes the n-th number of the stream, whatever else is computed and however often.
+    """
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        self._rows: dict[int, tuple[Plan, list[int], list[float]]] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: Any) -> None:
+        if batch_update is None:
+            return
+        for index in batch_update.removed:
+            self._rows.pop(index, None)
+        for index, params, _prompt, output in batch_update.added:
+            self._rows.pop(index, None)
+            data = (params.extra_args or {}).get(NAME)
+            plan = None if data is None else Plan.from_bytes(data)
+            if plan is not None and plan.temperature > 0:
+                uniform = randomness.stream("tokens", *plan.stream).random(plan.most).tolist()
+                self._rows[index] = (plan, output, uniform)
+        for one, other, how in batch_update.moved:
+            a, b = self._rows.pop(one, None), self._rows.pop(other, None)
+            if a is not None:
+                self._rows[other] = a
+            if b is not None and how.name == "SWAP":
+                self._rows[one] = b
+
+    def apply(self, logits: Tensor) -> Tensor:
+        if not self._rows:
+            return logits
+        rows = sorted(self._rows)
+        some = [self._rows[row] for row in rows]
+        settings = [(p.temperature, p.top_p, u[min(len(output), p.most - 1)]) for p, output, u in some]
+        numbers = torch.tensor(settings, device=logits.device, dtype=torch.float32)
+        at = torch.tensor(rows, device=logits.device)
+        tokens, _ = draw(logits[at], *numbers.unbind(1))
+        logits[at] = -torch.inf
+        logits[at, tokens] = 0.0
+        return logits
