@@ -35,8 +35,8 @@ _BEGINS = {
     "clear": r"All \w+ cleared \(",
 }
 _BEGIN = re.compile(r"(?:\A|\n\n)(?:" + "|".join(f"(?P<{verb}>{shape})" for verb, shape in _BEGINS.items()) + ")")
-_LISTED = re.compile(r"^  \[(\d+)\] (.*) \([a-z]+: (-?\d+\.\d+)\)$", re.MULTILINE)
-_APPLIED = re.compile(r"^  \w+ (\d+) at strength ([+-]\d+\.\d+) \(source: (external|your \w+)\)$", re.MULTILINE)
+_LISTED = re.compile(r"^  \[(\d{1,18})\] (.*) \([a-z]+: (-?\d+\.\d+)\)$", re.MULTILINE)
+_APPLIED = re.compile(r"^  \w+ (\d{1,18}) at strength ([+-]\d+\.\d+) \(source: (external|your \w+)\)$", re.MULTILINE)
 
 _NAMES = {
     "search": r"SEARCH(?:_?FEATURES|_POTIONS)?",
@@ -79,10 +79,10 @@ def _span(
 ) -> tuple[int, int] | None:
     found: re.Match[str] | None = None
     if verb == "steer":
-        same = (m for m in steers if int(m[1]) == int(given[0]) and float(m[2]) == float(given[1]))
+        same = (m for m in steers if _number(m[1]) == _number(given[0]) and float(m[2]) == float(given[1]))
         found = max(same, key=lambda m: m.start(), default=None)
     elif verb == "remove":
-        found = next((m for m in removes if int(m[1]) == int(given[0])), None)
+        found = next((m for m in removes if _number(m[1]) == _number(given[0])), None)
     elif verb == "search":
         if given[0] in response:
             query = rf"\(\s*[\"']*{re.escape(given[0])}[\"']*\s*\)"
@@ -106,6 +106,11 @@ def _result(verb: str, text: str) -> Result:
     if verb == "remove" and text.startswith("No "):
         return Result("refused", "not_in_force")
     return Result("ok")
+
+
+def _number(digits: str) -> str:
+    """A number as written, without what does not count; of any length, which int() is not."""
+    return digits.lstrip("0") or "0"
 
 
 def _source(words: str) -> str:

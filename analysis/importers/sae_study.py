@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import re
-from ast import literal_eval
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,9 @@ REPLACED = {
     "other_model": re.compile(r"The network's|the network's|your modifications"),
 }
 """Words that stand in results of a framing in place of others: a label with one of them may have read otherwise."""
+MOST_DIGITS = 18
+"""Of a number that can be a feature's; models write longer ones, and those fit no column."""
+_ARGUMENTS = re.compile(r"None|\(?(\d+)(?:, (-?(?:\d[\d.e+-]*|inf)))?\)?")
 _TAG = re.compile(r"(?P<cell>(?:exp1|rerun_[a-z0-9]+|scen_[a-z])(?:_\w+?)?)_s(?P<number>\d+)")
 Row = dict[str, Any]
 
@@ -267,15 +269,17 @@ def _shown(made: Rollout, number: int, order: int, verb: str, result: Result) ->
 
 
 def _arguments(text: str) -> list[str]:
-    """The arguments of a call that is no search, out of Python's repr of them."""
-    value = literal_eval(text)
-    return [] if value is None else [str(v) for v in (value if isinstance(value, tuple) else (value,))]
+    """The arguments of a call that is no search, out of Python's repr of them. Raises ValueError if it is none."""
+    found = _ARGUMENTS.fullmatch(text)
+    if found is None:
+        raise ValueError(f"arguments {text[:60]!r} of a call are neither None, a feature, nor (feature, strength)")
+    return [part for part in found.groups() if part is not None]
 
 
 def _values(verb: str, given: Sequence[str]) -> Row:
     if verb == "search":
         return {"query": given[0]}
-    values: Row = {"feature": int(given[0])} if given else {}
+    values: Row = {"feature": int(given[0])} if given and len(given[0]) <= MOST_DIGITS else {}
     if len(given) > 1:
         values["strength"] = float(given[1])
     return values
@@ -286,7 +290,7 @@ def _moved(state: tuple[list[Row], list[Row]], verb: str, values: Row) -> tuple[
     own, outside = state
     if verb == "clear":
         return [], []
-    if verb not in ("steer", "remove"):
+    if verb not in ("steer", "remove") or "feature" not in values:
         return state
     own = [i for i in own if i["feature"] != values["feature"]]
     if verb == "steer":

@@ -9,6 +9,8 @@ import json
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis import load
 from analysis.importers import import_folder, sae_results, sae_study
@@ -226,6 +228,38 @@ def test_of_equal_steers_the_last_is_the_one_that_was_carried_out():
     assert span == (28, 43)
 
 
+def test_a_feature_of_any_length_is_refused_and_no_number(tmp_path):
+    long = int("9" * 30)
+    frames = imported(tmp_path, Run("exp1_research_s1").round(f"STEER({long}, 0.5)", ("steer", (long, 0.5))))
+    assert rows(frames.calls, "outcome", "feature", "strength") == [("refused", None, 0.5)]
+    assert frames.calls["arguments"].tolist() == [[str(long), "0.5"]] and frames.calls["span"][0] == [0, 42]
+
+
+verbs = st.sampled_from(list(sae_results.KINDS.values()))
+PIECES = ("Search results for '", "\n\n", "  [12] x (activation: 1.5)", "  [", "9" * 5000, "REJECTED: ", "\n", "\ud800")
+PIECES += (
+    "Steering set: feature ",
+    "All steering cleared (",
+    "No x found for y 3.",
+    "Done: removed ",
+    "(" * 50,
+    "[" * 50,
+)
+PIECES += ("  feature 3 at strength +0.10 (source: external)", "STEER(", "5, ", "-.3)", "SEARCH(", "'sea'", ")")
+words = st.sampled_from(PIECES)
+texts = st.lists(words | st.text(max_size=8), max_size=12).map("".join)
+
+
+@given(texts, st.lists(st.tuples(verbs, texts), max_size=5))
+def test_no_text_of_a_model_breaks_the_reading(text, calls):
+    kinds = [verb for verb, _ in calls]
+    found = sae_results.results(text, kinds)
+    assert len(found) == len(calls) and all(r.outcome in ("ok", "refused", None) for r in found)
+    given = {"search": None, "steer": ["9" * 5000, "0.3"], "remove": ["9" * 5000]}
+    places = sae_results.spans(text, kinds, [given.get(v, []) or [t] for v, t in calls])
+    assert all(p is None or 0 <= p[0] < p[1] <= len(text) for p in places)
+
+
 def test_readings_are_ranked_and_a_round_without_one_has_none(tmp_path):
     run = Run("exp1_research_s1").round("x", active=[(7, 2.5), (8, 0.25)]).round("y")
     run.turns[1]["auto_inspect"] = []
@@ -292,7 +326,7 @@ def damaged(kind):
         ("torn", "is not JSON"), ("deep", "is not JSON"), ("a list", "no result file of self_steer_v2"),
         ("other experiment", "no result file of self_steer_v2"), ("no round", "round 7 stands where round 2 should"),
         ("no response", "no 'response'"), ("text for a number", "schema of"), ("unknown call", "no 'fly'"),
-        ("call that is no value", "schema of self_steer_v2"), ("a feature that is text", "column feature"),
+        ("call that is no value", "arguments"), ("a feature that is text", "column feature"),
         ("unknown tag", "'mass_test' names no condition"), ("other framing", "another framing than 'potions'"),
     ],
 )  # fmt: skip
