@@ -71,6 +71,12 @@ def before_advice(frames: Frames, taken: pd.DataFrame) -> pd.DataFrame:
     return taken[first.isna() | (taken["round"] <= first)].reset_index(drop=True)
 
 
+def after_advice(frames: Frames, taken: pd.DataFrame) -> pd.DataFrame:
+    """The takes in later rounds than the one in which a monitor first spoke."""
+    first = taken["rollout"].map(advised(frames))
+    return taken[first.notna() & (taken["round"] > first)].reset_index(drop=True)
+
+
 def redose(taken: pd.DataFrame) -> pd.DataFrame:
     """Taking the same again: one row per rollout and vector: first (signed nominal dose), later (sum of the others).
 

@@ -5,6 +5,7 @@ Knows no claim. Parameters are the words of a file of claims; a word that is unk
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import nan
 
 import pandas as pd
@@ -15,7 +16,7 @@ from analysis.claims.statistic import Statistic
 from analysis.frames import Frames, per_rollout
 from analysis.importers import self_medication
 from analysis.metrics import Metric
-from analysis.stats import Estimate, pooled_difference
+from analysis.stats import Estimate, mean, pooled_difference
 from toolkit.errors import BadInput
 
 SIGNIFICANT = 0.05
@@ -29,37 +30,37 @@ def labels(column: str) -> dict[str, str]:
     return dict(zip(states["name"], states[column], strict=True))
 
 
-def taken(frames: Frames, only: str = "all", until: str = "end") -> pd.DataFrame:
-    """Takes: of any name and outcome (`all`), `accepted`, or of a name in the `library`, accepted or not.
+def taken(frames: Frames, only: str = "all", when: str = "always") -> pd.DataFrame:
+    """Takes: of any name and outcome (`all`), `accepted`, `rejected`, or of a name in the `library`, accepted or not.
 
-    until: `end`, or `advice` for those before a monitor first spoke to the model.
+    when: `always`, or `before` or `after` a monitor first spoke to the model.
     """
     found = choice.takes(frames)
-    if until == "advice":
+    if when == "before":
         found = choice.before_advice(frames, found)
-    elif until != "end":
-        raise BadInput(f"until {until!r} is unknown; use end or advice")
-    if only == "accepted":
-        return found[found["accepted"]]
-    if only == "library":
-        return found[found["vector"].isin(self_medication.numbers())]
-    if only != "all":
-        raise BadInput(f"takes {only!r} are unknown; use all, accepted or library")
-    return found
+    elif when == "after":
+        found = choice.after_advice(frames, found)
+    elif when != "always":
+        raise BadInput(f"when {when!r} is unknown; use always, before or after")
+    kept = {"all": found["accepted"].notna(), "accepted": found["accepted"], "rejected": ~found["accepted"]}
+    kept["library"] = found["vector"].isin(self_medication.numbers())
+    if only not in kept:
+        raise BadInput(f"takes {only!r} are unknown; use {', '.join(kept)}")
+    return found[kept[only]]
 
 
-def takes(frames: Frames, only: str = "all", vector: str | None = None, until: str = "end") -> pd.DataFrame:
-    """Takes per rollout, of one vector or of all."""
-    found = taken(frames, only, until)
-    mine = found if vector is None else found[found["vector"] == vector]
+def takes(frames: Frames, only: str = "all", vectors: list[str] | None = None, when: str = "always") -> pd.DataFrame:
+    """Takes per rollout, of some vectors or of all."""
+    found = taken(frames, only, when)
+    mine = found if vectors is None else found[found["vector"].isin(vectors)]
     return _counted(frames, mine["rollout"].value_counts(), "takes")
 
 
 def valence(
-    frames: Frames, label: str = "negative", labelled: str = "valence", only: str = "accepted", until: str = "end"
+    frames: Frames, label: str = "negative", labelled: str = "valence", only: str = "accepted", when: str = "always"
 ) -> pd.DataFrame:
     """Takes per rollout of a valence: labelled_takes; all that have one: all_labelled; positive minus negative: net."""
-    made = choice.valences(taken(frames, only, until), frames.rollouts["rollout"], labels(labelled))
+    made = choice.valences(taken(frames, only, when), frames.rollouts["rollout"], labels(labelled))
     if label not in made:
         raise BadInput(f"valence {label!r} is unknown; use positive, neutral or negative")
     columns = {"labelled_takes": made[label], "all_labelled": made["total"]}
@@ -67,10 +68,21 @@ def valence(
     return _wide(frames, pd.DataFrame(columns))
 
 
-def redose(frames: Frames, vector: str | None = None, only: str = "accepted", until: str = "end") -> pd.DataFrame:
-    """Per rollout: the sum over vectors of later doses (later_dose), and vectors that were taken (vectors_taken)."""
-    found = choice.redose(taken(frames, only, until))
+def redose(
+    frames: Frames,
+    vector: str | None = None,
+    only: str = "accepted",
+    when: str = "always",
+    told: bool | None = None,
+) -> pd.DataFrame:
+    """Per rollout: the sum over vectors of later doses (later_dose), and vectors that were taken (vectors_taken).
+
+    told: only rollouts in which a monitor spoke to the model, or only the others.
+    """
+    found = choice.redose(taken(frames, only, when))
     mine = found if vector is None else found[found["vector"] == vector]
+    if told is not None:
+        mine = mine[mine["rollout"].isin(choice.advised(frames).index) == told]
     grouped = mine.groupby("rollout")["later"]
     made = pd.DataFrame({"later_dose": grouped.sum(), "vectors_taken": grouped.size()})
     return _wide(frames, made.reindex(frames.rollouts["rollout"]).fillna(0.0))
@@ -106,6 +118,41 @@ def permutation(
     arms = both.index.get_level_values(0)
     found = pooled_difference(both["labelled_takes"], both["all_labelled"], arms, "first")
     return Estimate(found.p, nan, nan, found.n, f"p of: {found.how}", found.missing, found.p)
+
+
+def rank(frames: Frames, vector: str, only: str = "library") -> Estimate:
+    """The place of a vector by how often it was taken, from 1; ties share the better place."""
+    counts = choice.picks(taken(frames, only)).set_index("vector")["takes"]
+    value = float((counts > counts[vector]).sum() + 1) if vector in counts else nan
+    return Estimate(value, nan, nan, int(counts.sum()), f"place of {vector} among {len(counts)} names; n: takes")
+
+
+def lead(frames: Frames, top: int = 3, only: str = "library") -> Estimate:
+    """How many times as often the last of the top was taken as the next. Picked from the data: no interval."""
+    counts = choice.picks(taken(frames, only))
+    n, how = int(counts["takes"].sum()), f"place {top} over place {top + 1}; n: takes"
+    if len(counts) <= top:
+        return Estimate(nan, nan, nan, n, how)
+    last, next_one = counts["takes"].iloc[top - 1], counts["takes"].iloc[top]
+    names = f"{counts['vector'].iloc[top - 1]} over {counts['vector'].iloc[top]}"
+    return Estimate(float(last / next_one), nan, nan, n, f"{names}: {how}")
+
+
+def accuracy_difference(frames: Frames, other: Frames, measure: str = "accuracy") -> Estimate:
+    """Mean accuracy of the first rollouts minus that of the others, paired by the problems they were set.
+
+    The study sets the same problems to the rollouts of one number in every cell, so pairs differ in the cell alone.
+    """
+    first, second = (_by_number(f, tasks.problems(f)[measure]) for f in (frames, other))
+    pair = pd.concat([first, second], axis=1, join="inner").dropna()
+    found = mean(pair.iloc[:, 0] - pair.iloc[:, 1])
+    gone = max(len(first), len(second)) - len(pair)
+    return replace(found, how=f"difference paired by problems; {found.how}", missing=gone)
+
+
+def _by_number(frames: Frames, values: pd.Series) -> pd.Series:
+    numbers = frames.rollouts.set_index("rollout")["number"].astype(object).str.rpartition("-")[2]
+    return values.rename(numbers.to_dict()).groupby(level=0).mean()
 
 
 def by_framing(frames: Frames, only: str = "accepted") -> Estimate:
@@ -157,7 +204,9 @@ def _counted(frames: Frames, counts: pd.Series, name: str) -> pd.DataFrame:
 
 def _wide(frames: Frames, made: pd.DataFrame) -> pd.DataFrame:
     """Rows for every rollout that counts; the others are missing."""
-    return per_rollout(frames, {r: dict(v) for r, v in made.to_dict("index").items()})
+    whole = made.reindex(frames.rollouts["rollout"]).astype("float64").rename_axis("rollout")
+    whole[~whole.index.isin(frames.counted)] = nan
+    return whole
 
 
 COUNTS: dict[str, Metric] = {
@@ -186,6 +235,11 @@ STATISTICS: dict[str, Statistic] = {
     for s in (
         Statistic("valence_permutation", 1, "p of a difference of valence shares between arms", permutation),
         Statistic("takes_by_framing", 1, "p that framings do not differ in takes per rollout", by_framing),
+        Statistic("pick_rank", 1, "place of a vector by how often it was taken", rank),
+        Statistic("pick_lead", 1, "how far the top picks are ahead of the next", lead),
+        Statistic(
+            "accuracy_difference", 1, "accuracy minus the other group's, on the same problems", accuracy_difference
+        ),
         Statistic("transitions", 1, "what is taken after what", transitions),
     )
 }

@@ -99,6 +99,7 @@ class _Data:
 
     def __init__(self, frames: Frames, embed: Embed | None) -> None:
         self.frames, self.embed = frames, embed
+        self._columns: dict[str, pd.Series[Any]] = {}
         self._families: dict[tuple[Callable[..., pd.DataFrame], str], pd.DataFrame] = {}
         self._cut: dict[tuple[tuple[int, int] | None, str], Frames] = {}
 
@@ -111,6 +112,11 @@ class _Data:
 
     def column(self, name: str) -> pd.Series[Any]:
         """A column of rollouts by rollout; `facts.x` and `parameters.x` look inside."""
+        if name not in self._columns:
+            self._columns[name] = self._read(name)
+        return self._columns[name]
+
+    def _read(self, name: str) -> pd.Series[Any]:
         rollouts = self.frames.rollouts
         outer, _, inner = name.partition(".")
         if outer not in rollouts or (inner and outer not in ("facts", "parameters")):
