@@ -21,6 +21,7 @@ from toolkit.engines.base import (
     Score,
     Tokenizer,
     Why,
+    check_request,
 )
 from toolkit.errors import SelfsteerError, SteeringError, Unsupported
 from toolkit.steering import Steering
@@ -110,12 +111,16 @@ class ScriptedEngine:
             return [(ticket, Failure(error))]
 
     def _carry_out(self, request: Request) -> Result:
+        check_request(request, self.info)
         self._must_be_attached(request.context.steered())
         if isinstance(request, Score):
             raise Unsupported("the scripted engine has no logits to score options with; use the local engine")
         if isinstance(request, Read):
-            return Residuals(_zeros(len(request.positions), len(request.layers), self.info.d_model), {})
+            values = _zeros(len(request.positions), len(request.layers), self.info.d_model)
+            return Residuals(values, dict(request.context.steered()))
         self._must_be_attached([request.steering])
+        if request.capture is not None and request.capture not in self._attached:
+            raise SteeringError(f"dictionary {request.capture} is not attached; call engine.attach(dictionary)")
         answer = self._answer(request)
         if isinstance(answer, Exception):
             raise answer
