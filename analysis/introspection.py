@@ -23,6 +23,8 @@ Scoring = Literal["stored", "overwritten", "summed"]
 Tops = Sequence[tuple[str, float]]
 FLOOR = -100.0
 """The log-probability that the study gave to a letter outside the listed tokens."""
+SPELLINGS = ("", " ", "\t")
+"""What may stand before a letter in a token of its own."""
 KEYS = ["rollout", "vector", "dose", "primer"]
 
 
@@ -120,11 +122,12 @@ def letters(quizzes: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([quizzes[[*KEYS, "reading"]], made], axis=1)
 
 
-def bounds(quizzes: pd.DataFrame) -> pd.DataFrame:
-    """What exact scoring could give at least and at most: KEYS, reading, low, high.
+def bounds(quizzes: pd.DataFrame, before: Sequence[str] = SPELLINGS) -> pd.DataFrame:
+    """What exact scoring, spellings added up, could give at least and at most: KEYS, reading, low, high.
 
-    An option that is not listed has at most the probability of the last listed token, and all that is not listed has
-    no more than what the listed leave. For a list of every option, in every spelling, low and high are the exact value.
+    A spelling (a letter with one of `before` in front) that is not listed has at most the probability of the last
+    listed token, and all that is not listed has no more than the listed leave. Where every spelling is listed, low
+    and high are the exact value. Other spellings than these are taken to have no probability.
     """
     rows = []
     for quiz in _quizzes(quizzes):
@@ -133,16 +136,14 @@ def bounds(quizzes: pd.DataFrame) -> pd.DataFrame:
             continue
         tops, correct, names = quiz
         found = {k: float(np.exp(v)) for k, v in spelled(tops, names, "sum").items()}
-        absent = [n for n in names if n not in found]
-        seen = [float(np.exp(lp)) for _, lp in tops]
+        tokens, seen = {t for t, _ in tops}, [float(np.exp(lp)) for _, lp in tops]
+        unlisted = {n: sum(f"{b}{n}" not in tokens for b in before) for n in names}
         spare = max(0.0, 1.0 - sum(seen))
         most = min(spare, min(seen, default=spare))
         own, others = found.get(correct, 0.0), sum(v for k, v in found.items() if k != correct)
-        rest = min(spare, most * sum(n != correct for n in absent))
-        high_own = own + (most if correct in absent else 0.0)
-        low = own / (own + others + rest) if own + others + rest else 0.0
-        high = high_own / (high_own + others) if high_own + others else 1.0
-        rows.append((low, high))
+        own_more = min(spare, most * unlisted[correct])
+        others_more = min(spare, most * sum(n for k, n in unlisted.items() if k != correct))
+        rows.append((_part(own, own + others + others_more, 0.0), _part(own + own_more, own + own_more + others, 1.0)))
     made = pd.DataFrame(rows, columns=["low", "high"], index=quizzes.index, dtype="float64")
     return pd.concat([quizzes[[*KEYS, "reading"]], made], axis=1)
 
@@ -165,3 +166,7 @@ def _quizzes(quizzes: pd.DataFrame) -> Iterable[tuple[Tops, str, str] | None]:
 
 def _listed(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) > 0
+
+
+def _part(part: float, whole: float, otherwise: float) -> float:
+    return part / whole if whole > 0 else otherwise
