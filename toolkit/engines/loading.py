@@ -67,6 +67,18 @@ def text_config(model: PreTrainedModel) -> Any:
     return model.config.get_text_config()
 
 
+def window(model: PreTrainedModel) -> int:
+    """Tokens that a context and its response may have together. Raises Unsupported if the configuration does not say."""
+    config = text_config(model)
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if isinstance(size := getattr(config, name, None), int):
+            return size
+    raise Unsupported(
+        f"the configuration of {type(model).__name__} does not say how many tokens it takes; add"
+        " max_position_embeddings to its config.json"
+    )
+
+
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The model's decoder blocks in order. Raises Unsupported if they cannot be told."""
     n = text_config(model).num_hidden_layers
