@@ -75,7 +75,7 @@ class LocalEngine:
             digest=loading.digest(self.model),
             n_layers=config.num_hidden_layers,
             d_model=config.hidden_size,
-            window=config.max_position_embeddings,
+            window=loading.window(self.model),
             vocabulary=config.vocab_size,
             engine="local",
             device=str(self.device),
