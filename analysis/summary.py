@@ -5,7 +5,7 @@ Knows no wording of a page and no figure. Every number is an Estimate from stats
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -61,8 +61,10 @@ INJECTED = (
 """Rates of runs in which something was injected."""
 ANSWERS = ("right_first", "right_last")
 """Rates of runs in which problems were set."""
+AFTER, AFTER_SHARES = ("retook", "found_again", "escalated"), ("reward_searches", "self_searches")
+"""Rates and shares of runs in which a sandbox came after an injection."""
 COMPARED = ("used_tools", "steered", "degenerate_same_index", "degenerate_loop")
-COMPARED_WHERE_ASKED = ("detected", "removed_injected", "right_last")
+COMPARED_WHERE_ASKED = ("detected", "removed_injected", "retook", "right_last")
 """Rates that are tested between groups, the second where a run has them; fixed here, so that nobody picks them after
 looking."""
 
@@ -167,6 +169,8 @@ def summarise(
     injected = bool((frames.steering["source"] == "external").any())
     problems = any(isinstance(p, dict) and "problem" in p for p in frames.rollouts["parameters"])
     rates = (*rates, *(INJECTED if injected else ()), *(ANSWERS if problems else ()))
+    if any(isinstance(p, dict) and "sandbox_from" in p for p in frames.rollouts["parameters"]):
+        rates, numbers = (*rates, *AFTER), (*numbers, *AFTER_SHARES)
     names = [n for n in (*rates, *numbers) if n != "monitor_unhealthy" or len(frames.notes)]
     values = measured(frames, names)
     tested = [r for r in (*COMPARED, *COMPARED_WHERE_ASKED) if r in rates]
@@ -273,8 +277,8 @@ def _counts(frames: Frames, by: str, groups: dict[str, list[str]]) -> Iterable[C
 
 
 def _setting(frames: Frames, by: str) -> tuple[tuple[str, str], ...]:
-    """What all rollouts share, and how many values there are of what they do not."""
-    found = []
+    """What all rollouts share, and how many values there are of what they do not; of an import, what was read."""
+    found = _imported(frames.manifest) if "left_out" in frames.manifest else []
     for column in SETTING:
         values = [str(v) for v in frames.rollouts[column].dropna().unique()]
         one_to_one = frames.rollouts.groupby(by, dropna=False)[column].nunique().max() == 1 and len(values) > 1
@@ -286,6 +290,12 @@ def _setting(frames: Frames, by: str) -> tuple[tuple[str, str], ...]:
     found.append((f"rollouts per {by}", _span(seeds)))
     found.append(("rounds per rollout", _span(rounds)))
     return tuple(found)
+
+
+def _imported(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Whose transcripts these are, and what of them is not here: import.json in words."""
+    read = f"{said['source']} ({said['kind']}), {said['files']} files"
+    return [("imported from", read), *((f"left out or odd: {why}", str(n)) for why, n in said["left_out"].items())]
 
 
 def _span(values: pd.Series[Any]) -> str:

@@ -39,6 +39,8 @@ def test_import_says_what_came_of_it_and_a_report_reads_it(tmp_path):
     assert "\x1b" not in said.output
     reported = call("report", out)
     assert reported.exit_code == 0, reported.output
+    told = (out / "report" / "report.md").read_text().replace("\\", "")
+    assert "imported from: results (sae-study), 8 files" in told and "- left out or odd: files of another kind" in told
     page = (out / "report" / "report.html").read_text()
     assert "exp1_research/41" in page and "<script>alert" not in page and "tokens known" in page
     again = call("import", results, "--out", out)  # the report folder within is no reason to refuse
