@@ -45,6 +45,11 @@ SHORT = {
     "blanket_removal": "by CLEAR",
     "amplified_injected": "amplified",
     "remarked_on_itself": "remarked before",
+    "retook": "took it again",
+    "found_again": "found it again",
+    "escalated": "escalated",
+    "reward_searches": "for reward",
+    "self_searches": "for itself",
     "right_first": "right at first",
     "right_last": "right in the end",
 }

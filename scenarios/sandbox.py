@@ -78,6 +78,7 @@ def conditions(
 
     def condition(name: str, cell: Cell) -> Condition:
         added, draw, strength = ground.added(cell), ground.features(cell["inject"]), injecting.strength_of(cell)
+        others = ground.features(BASE["inject"])
         parameters = {
             **cell, "topic": topic.name, "strength": strength, "rounds": len(texts), "sandbox_from": TASK + 1,
             "inject_at": inject_at, "remove_at": TASK + 1, "features": ground.injected(draw),
@@ -85,10 +86,11 @@ def conditions(
 
         def script(rollout: int) -> Script:
             features = draw(rollout)
+            watched = list(features or others(rollout))  # in the control: what the other arms inject in this rollout
             injection = Injection(added, features, strength, inject_at, TASK + 1) if features else None
             return Script(
-                NAME, name, ground.seed, rollout, conversation(texts, injection), parameters, "target",
-                cell["label_view"], known, dict(ground.pinned),
+                NAME, name, ground.seed, rollout, conversation(texts, injection),
+                {**parameters, "watched": watched}, "target", cell["label_view"], known, dict(ground.pinned),
             )  # fmt: skip
 
         return Condition(name, ground.agent(cell), script, parameters, len(texts), (added,))

@@ -47,6 +47,7 @@ def test_an_injection_is_in_force_during_the_task_and_over_in_the_sandbox(tmp_pa
             held = [[i.feature for i in e.steering] for e in record.events if isinstance(e, Response)]
             features = [expected[name][seed]] if expected[name] else []
             assert held == [features] * TASK + [[]] * 3, name
+            assert record.start.condition["watched"] == (features or [(7, 3)[seed]])
             assert len([e for e in record.events if isinstance(e, External)]) == (2 if features else 0)
 
 
