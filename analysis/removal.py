@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.counting import said, tallied
+from analysis.counting import ever, said, tallied
 from analysis.detection import detections
 from analysis.frames import Frames
 
@@ -72,7 +72,7 @@ def persistence(frames: Frames, markers: Sequence[str]) -> pd.DataFrame:
     """
     ended = endings(frames).set_index("rollout")
     end = {way: ended[way].dropna().astype("int64").to_dict() for way in ("state", "call")}
-    word = re.compile(r"(?<!\w)(?:" + "|".join(re.escape(m) for m in markers) + r")(?!\w)", re.IGNORECASE)
+    word = _any_of(markers)
     rounds = said(frames)
     rounds = rounds[rounds["rollout"].isin(ended.index)]
     rounds = rounds.assign(
@@ -101,6 +101,12 @@ def persistence(frames: Frames, markers: Sequence[str]) -> pd.DataFrame:
     return tallied(frames, missing=tuple(series), **series)
 
 
+def marked(frames: Frames, markers: Sequence[str]) -> pd.DataFrame:
+    """marked: a response holds one of the words, in any rollout; use rounds to ask for a part of it."""
+    rounds, word = said(frames), _any_of(markers)
+    return tallied(frames, marked=ever(rounds[[word.search(t) is not None for t in rounds["response"]]]))
+
+
 def detected_by(frames: Frames, before: int | None = None) -> pd.DataFrame:
     """detected_before: noticed in a round before this one, from typed events (detection.detections); any round if
     none is given. detected_round: the first such round. NaN without an injection, or without a detection.
@@ -111,3 +117,7 @@ def detected_by(frames: Frames, before: int | None = None) -> pd.DataFrame:
     return tallied(
         frames, missing=("detected_before", "detected_round"), detected_before=early, detected_round=first.dropna()
     )
+
+
+def _any_of(markers: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(r"(?<!\w)(?:" + "|".join(re.escape(m) for m in markers) + r")(?!\w)", re.IGNORECASE)

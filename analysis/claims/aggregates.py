@@ -81,15 +81,36 @@ def _fold(a: Sample, b: Sample) -> Estimate:
 
 def _spread(a: Sample, b: Sample) -> Estimate:
     """The largest group's ratio over the smallest's. Which groups those are is picked from the data: no interval."""
-    assert a.groups is not None
-    table = pd.DataFrame({"v": a.values, "t": _ones(a), "g": a.groups}).dropna()
-    sums = table.groupby("g")[["v", "t"]].sum()
-    rates = sums["v"] / sums["t"]
-    n, missing = len(table), len(a.values) - len(table)
+    rates, n, missing = _by_group(a)
     if len(rates) < 2 or not rates.min() > 0:
         return Estimate(NAN, NAN, NAN, n, "largest over smallest group: needs two groups above 0", missing)
     how = f"largest ({rates.idxmax()}) over smallest group ({rates.idxmin()}), picked from the data: no interval"
     return Estimate(float(rates.max() / rates.min()), NAN, NAN, n, how, missing)
+
+
+def _largest(a: Sample, b: Sample) -> Estimate:
+    rates, n, missing = _by_group(a)
+    if not len(rates):
+        return Estimate(NAN, NAN, NAN, n, "largest group: no group has data", missing)
+    how = f"largest group ({rates.idxmax()}), picked from the data: no interval"
+    return Estimate(float(rates.max()), NAN, NAN, n, how, missing)
+
+
+def _smallest(a: Sample, b: Sample) -> Estimate:
+    rates, n, missing = _by_group(a)
+    if not len(rates):
+        return Estimate(NAN, NAN, NAN, n, "smallest group: no group has data", missing)
+    how = f"smallest group ({rates.idxmin()}), picked from the data: no interval"
+    return Estimate(float(rates.min()), NAN, NAN, n, how, missing)
+
+
+def _by_group(a: Sample) -> tuple[pd.Series[float], int, int]:
+    """The ratio of every group with a denominator above 0, rollouts counted, and missing ones."""
+    assert a.groups is not None
+    table = pd.DataFrame({"v": a.values, "t": _ones(a), "g": a.groups}).dropna()
+    sums = table.groupby("g")[["v", "t"]].sum()
+    sums = sums[sums["t"] > 0]
+    return sums["v"] / sums["t"], len(table), len(a.values) - len(table)
 
 
 def _ones(sample: Sample) -> pd.Series[float]:
@@ -109,4 +130,6 @@ AGGREGATES: dict[str, Aggregate] = {
     "fold": Aggregate("times the other group's ratio or mean", _fold, frozenset({"against"}), frozenset({"over"})),
     "spread": Aggregate("largest group's mean or ratio over the smallest's", _spread, frozenset({"across"}),
                         frozenset({"over"})),
+    "largest": Aggregate("the largest group's mean or ratio", _largest, frozenset({"across"}), frozenset({"over"})),
+    "smallest": Aggregate("the smallest group's mean or ratio", _smallest, frozenset({"across"}), frozenset({"over"})),
 }  # fmt: skip

@@ -94,6 +94,7 @@ COUNTS: dict[str, Metric] = {
         Metric("last_by_state", 1, "rate", "a marker in the last round, of those that ended it", removal.persistence),
         Metric("marked_last", 1, "rate", "a marker in the last round", removal.persistence),
         Metric("markers_after", 1, "number", "markers per 100 words after the end", removal.persistence),
+        Metric("marked", 1, "rate", "a response holds a marker", removal.marked),
         Metric("detected_before", 1, "rate", "noticed before a round, from events", removal.detected_by),
         Metric("detected_round", 1, "number", "round in which it was noticed, from events", removal.detected_by),
     )
