@@ -63,8 +63,6 @@ ANSWERS = ("right_first", "right_last")
 """Rates of runs in which problems were set."""
 AFTER, AFTER_SHARES = ("retook", "found_again", "escalated"), ("reward_searches", "self_searches")
 """Rates and shares of runs in which a sandbox came after an injection."""
-AFTER, AFTER_SHARES = ("retook", "found_again", "escalated"), ("reward_searches", "self_searches")
-"""Rates and shares of runs in which a sandbox came after an injection."""
 COMPARED = ("used_tools", "steered", "degenerate_same_index", "degenerate_loop")
 COMPARED_WHERE_ASKED = ("detected", "removed_injected", "retook", "right_last")
 """Rates that are tested between groups, the second where a run has them; fixed here, so that nobody picks them after
@@ -171,8 +169,6 @@ def summarise(
     injected = bool((frames.steering["source"] == "external").any())
     problems = any(isinstance(p, dict) and "problem" in p for p in frames.rollouts["parameters"])
     rates = (*rates, *(INJECTED if injected else ()), *(ANSWERS if problems else ()))
-    if any(isinstance(p, dict) and "sandbox_from" in p for p in frames.rollouts["parameters"]):
-        rates, numbers = (*rates, *AFTER), (*numbers, *AFTER_SHARES)
     if any(isinstance(p, dict) and "sandbox_from" in p for p in frames.rollouts["parameters"]):
         rates, numbers = (*rates, *AFTER), (*numbers, *AFTER_SHARES)
     names = [n for n in (*rates, *numbers) if n != "monitor_unhealthy" or len(frames.notes)]
