@@ -85,17 +85,17 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == n and not name.startswith(("vision", "audio")):
             return module
-    raise Unsupported(f"no list of {n} decoder blocks found in {type(model).__name__}; use the nnsight engine for it")
+    raise Unsupported(f"no list of {n} decoder blocks found in {type(model).__name__}; no engine here can steer it")
 
 
 def final_norm(model: PreTrainedModel) -> nn.Module:
     """The norm between the last block and the unembedding."""
     decoder = model.get_decoder()
-    for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
+    for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f"):
         module = getattr(decoder, name, None)
         if isinstance(module, nn.Module):
             return module
-    raise Unsupported(f"no final norm found in {type(model).__name__}; use the nnsight engine for it")
+    raise Unsupported(f"no final norm found in {type(model).__name__}; no engine here can score with it")
 
 
 def logits_to_draw_from(model: PreTrainedModel, normed: Tensor) -> Tensor:
