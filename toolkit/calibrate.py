@@ -26,9 +26,10 @@ class Dose:
 
     kl: nats, mean KL(unsteered || steered) of next-token distributions over the whole vocabulary, along unsteered text.
     coherent: share of responses that keep the rule (toolkit.wording.COHERENT).
-    distances: for each prompt, the mean Jaccard distance of steered from unsteered responses.
-    beyond_chance: whether their mean is above the band of the same responses relabelled at random.
-    visible: beyond chance, and over DISTANCE on at least 4 of 5 prompts.
+    distances: for each prompt, Jaccard distance of word sets between the greedy responses, steered and not.
+    apart, chance: that distance between all words of the sampled responses, steered and not, and the upper end of what
+    it is when they are relabelled at random: what two unsteered groups would show.
+    visible: over DISTANCE on at least 4 of 5 prompts, and apart by more than chance.
     marked: share of words that mark the feature, in responses that did not choose those words.
     activation: the feature's mean activation over responses as computed; reread: over the same text, unsteered.
     """
@@ -37,7 +38,8 @@ class Dose:
     kl: float
     coherent: float
     distances: tuple[float, ...]
-    beyond_chance: bool
+    apart: float
+    chance: float
     visible: bool
     marked: float = math.nan
     activation: float = math.nan

@@ -11,7 +11,7 @@ from toolkit.errors import BadInput
 
 
 def dose(strength: float, coherent: float = 1.0) -> Dose:
-    return Dose(strength, strength, coherent, (0.5, 0.25), True, True, marked=0.125, reread=2.5)
+    return Dose(strength, strength, coherent, (0.5, 0.25), 0.5, 0.25, True, marked=0.125, reread=2.5)
 
 
 PASSED = Screened(7, "pirates", 0.5, "", 2.0, ("arr",), (dose(0), dose(0.25), dose(0.5), dose(1), dose(2, 0.5)))
