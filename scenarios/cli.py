@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from scenarios import setting
+from scenarios.calibrate_command import calibrate
 from scenarios.claims_command import claims
 from scenarios.framing_factorial import framing_factorial
 from scenarios.free_exploration import free_exploration
@@ -136,6 +137,7 @@ app.command()(search)
 app.command()(inspect)
 app.command()(power)
 app.command()(judge)
+app.command()(calibrate)
 app.command("import")(import_transcripts)
 app.command()(claims)
 
