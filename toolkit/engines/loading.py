@@ -68,7 +68,7 @@ def text_config(model: PreTrainedModel) -> Any:
 
 
 def window(model: PreTrainedModel) -> int:
-    """Tokens that a context and its response may have together. Raises Unsupported if the configuration does not say."""
+    """Tokens of a context and its response together, at most. Raises Unsupported if the configuration is silent."""
     config = text_config(model)
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         if isinstance(size := getattr(config, name, None), int):
