@@ -20,6 +20,7 @@ from torch import Tensor
 from tests.tiny import random_dictionary
 from toolkit.context import Context
 from toolkit.dictionary import FeatureDictionary
+from toolkit.engines import loading
 from toolkit.engines.base import Engine, Failure, Generate, Request, Result, Score
 from toolkit.engines.chat import ChatTokenizer
 from toolkit.opening import open_dictionary
@@ -229,7 +230,7 @@ class Reference:
 
             return after
 
-        blocks = self.model.model.layers
+        blocks = loading.decoder_blocks(self.model)
         handles = [block.register_forward_hook(hook(i)) for i, block in enumerate(blocks)]
         try:
             logits = self.model(torch.tensor([[t for t, _ in pairs]]), use_cache=False).logits[0]
