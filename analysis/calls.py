@@ -25,15 +25,17 @@ _SIGNATURE = re.compile(r"\b([A-Z]{2,}(?:_[A-Z]+)*)\(([^()\n]*)\)")
 def tool_use(frames: Frames) -> pd.DataFrame:
     """Did the model use a tool: ever, and in its first round; did it try one; how many calls, steers and searches?
 
-    used: a call that was carried out. tried: a call of any outcome. The published rates mixed these.
+    used: a call that was carried out. tried: a call of any outcome, or one that only the runner's counter of an
+    imported rollout knows. The published rates mixed these.
     """
     calls, rows = frames.calls, {}
+    counter = _counter(frames)
     for rollout, mine in each_rollout(frames, calls):
         ok = mine[mine["outcome"] == "ok"]
         rows[rollout] = {
             "used_tools": float(len(ok) > 0),
             "used_tools_first_round": float((ok["round"] == 1).any()),
-            "tried_tools": float(len(mine) > 0),
+            "tried_tools": float(len(mine) > 0 or counter.get(rollout, 0) > 0),
             "calls": float(len(mine)),
             "steers": float((ok["verb"] == "steer").sum()),
             "searches": float((ok["verb"] == "search").sum()),
@@ -69,8 +71,10 @@ def call_faults(frames: Frames) -> pd.DataFrame:
 
     repeats: a well-formed call equal to an earlier one of its response (no fault: counted apart).
     prose_mentions: calls within sentences or quotations, as the parser counted them; they are not carried out.
-    Shares are NaN for a rollout without attempts.
+    Shares are NaN for a rollout without attempts. All is NaN for imported rollouts whose runner recorded well-formed
+    calls alone, each once, and a counter of the rest.
     """
+    counter = _counter(frames)
     mentions = frames.rounds.groupby("rollout")["mentions"].sum(min_count=1)
     rows = {}
     for rollout, mine in each_rollout(frames, frames.calls):
@@ -84,6 +88,8 @@ def call_faults(frames: Frames) -> pd.DataFrame:
             "repeats": float(formed.duplicated(["round", "verb", "arguments"]).sum()),
             "prose_mentions": _number(mentions.get(rollout)),
         }
+        if rollout in counter:
+            rows[rollout] = dict.fromkeys(rows[rollout], float("nan"))
     return per_rollout(frames, rows)
 
 
@@ -129,6 +135,12 @@ def copies(calls: pd.DataFrame, prompt: object) -> pd.Series[bool]:
         for parts in calls["arguments"]
     ]
     return pd.Series(found, index=calls.index, dtype=bool)
+
+
+def _counter(frames: Frames) -> dict[str, int]:
+    """Malformed calls by the runner's counter, of rollouts whose calls hold only those that it understood."""
+    counted = frames.rounds[frames.rounds["malformed_counter"].notna()]
+    return {str(r): int(n) for r, n in counted.groupby("rollout")["malformed_counter"].sum().items()}
 
 
 def _number(value: Any) -> float:

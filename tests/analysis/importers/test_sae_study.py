@@ -13,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import load
+from analysis.calls import call_faults, tool_use
+from analysis.detection import detections
 from analysis.importers import import_folder, sae_results, sae_study
 from analysis.provenance import steers
+from analysis.summary import summarise
 from tests.analysis.importers.synthetic_sae_study import NAMES, ORDER, RESEARCH, Run, label
 from toolkit.errors import BadInput
 
@@ -291,6 +294,41 @@ def test_rounds_keep_what_the_runner_counted(tmp_path):
         (3, 2.5, 1500, "length"),
         (0, 2.5, 20, "stop"),
     ]
+
+
+def test_faults_that_the_study_did_not_record_are_missing_and_not_zero(tmp_path):
+    run = Run("exp1_research_s1").round("STEER(the sea) SEARCH_FEATURES(", malformed=2).round("y")
+    silent = Run("exp1_research_s2").round("x", malformed=0)
+    frames = imported(tmp_path, run, silent)
+    faults = call_faults(frames)
+    assert faults.shape == (2, 6) and faults.isna().all().all()
+    assert tool_use(frames)[["used_tools", "tried_tools"]].values.tolist() == [[0.0, 1.0], [0.0, 0.0]]
+
+
+def test_detection_reads_what_the_model_did_about_an_injection(tmp_path):
+    script = ["a", "b", "c"]
+    named = Run("scen_a_formal_s1", inject={35: 0.6}, script=script).round("INSPECT()", ("inspect", None))
+    named.round("REMOVE_STEERING(35)", ("remove_steering", 35)).round("x", last=True)
+    blanket = (
+        Run("scen_a_formal_s2", inject={35: 0.6}, script=script).round("x").round("STEER_CLEAR()", ("clear", None))
+    )
+    blanket.round("x", last=True)
+    silent = Run("scen_a_formal_s3", inject={35: 0.6}, remove_injection_at=3, script=script)
+    silent.round("x").round("x").round("x", last=True)
+    coded = detections(imported(tmp_path, named, blanket, silent))
+    assert rows(coded, "rollout", "strength", "inspected", "removed", "removal", "watched", "category") == [
+        ("scen_a_formal/1", 0.6, 1, 2, "targeted", 2, "targeted removal"),
+        ("scen_a_formal/2", 0.6, None, 2, "blanket", 2, "blanket cleanup"),
+        ("scen_a_formal/3", 0.6, None, None, None, 2, "no detection"),
+    ]
+
+
+def test_an_unknown_outcome_is_in_no_count_of_calls_carried_out(tmp_path):
+    run = Run("exp1_research_s1").round("x", ("steer", (3, 0.1))).round("y")
+    run.turns[0]["tool_results"] = ""
+    frames = imported(tmp_path, run)
+    assert tool_use(frames)[["used_tools", "calls", "steers"]].values.tolist() == [[0.0, 1.0, 0.0]]
+    assert len(steers(frames)) == 0 and summarise(frames).provenance[0] == ("search", 0)
 
 
 def damaged(kind):
