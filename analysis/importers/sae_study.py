@@ -53,6 +53,7 @@ REPLACED = {
 MOST_DIGITS = 18
 """Of a number that can be a feature's; models write longer ones, and those fit no column."""
 _ARGUMENTS = re.compile(r"None|\(?(\d+)(?:, (-?(?:\d[\d.e+-]*|inf)))?\)?")
+_BEGINS = re.compile(rb'\s*\{\s*"experiment"\s*:\s*"self_steer_v2"')
 _TAG = re.compile(r"(?P<cell>(?:exp1|rerun_[a-z0-9]+|scen_[a-z])(?:_\w+?)?)_s(?P<number>\d+)")
 Row = dict[str, Any]
 
@@ -68,12 +69,13 @@ def survey(path: Path) -> Survey:
 
 
 def looks_like(path: Path) -> bool:
-    """Does the first file there begin as a result file does?"""
-    found = files(path)
-    if not found:
-        return False
-    with found[0].open("rb") as file:
-        return re.match(rb'\s*\{\s*"experiment"\s*:\s*"self_steer_v2"', file.read(200)) is not None
+    """Does a file there begin as a result file does?"""
+    return any(_begins(file) for file in files(path))
+
+
+def _begins(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _BEGINS.match(file.read(200)) is not None
 
 
 def read(path: Path) -> Iterator[Rollout]:

@@ -425,6 +425,13 @@ def test_nothing_to_import_says_what_could_be(tmp_path):
     assert not (tmp_path / "out" / "import.json").exists()
 
 
+def test_a_damaged_first_file_does_not_hide_the_rest(tmp_path):
+    Run("exp1_research_s1").round("x").write(tmp_path / "results")
+    (tmp_path / "results" / "self_steer_v2_a.json").write_bytes(b"\x00\xff")
+    said = import_folder(tmp_path / "results", tmp_path / "out")
+    assert said["rollouts"] == {"finished": 1} and [e["path"] for e in said["errors"]] == ["self_steer_v2_a.json"]
+
+
 def test_one_file_alone_is_imported_too(tmp_path):
     path = Run("exp1_research_s1").round("x").write(tmp_path / "results")
     assert sae_study.looks_like(path) and sae_study.files(path) == [path]
