@@ -19,7 +19,9 @@ pytest.importorskip("nnsight", reason="the nnsight engine needs nnsight, which i
 
 from tests.engines import contract
 from tests.engines.contract import asked, conversation, everything, steer, style
+from tests.tiny import random_dictionary
 from toolkit.engines.base import Failure, Read, Score, check_steered, run
+from toolkit.engines.local import LocalEngine
 from toolkit.engines.nnsight import NnsightEngine
 from toolkit.errors import BadInput, SteeringError, Unreachable, Unsupported
 from toolkit.organism import MODEL
@@ -234,6 +236,69 @@ def test_a_layer_that_steers_only_some_tokens_is_found_out(here, monkeypatch) ->
     monkeypatch.setattr(here, "_run", half)
     with pytest.raises(SteeringError, match="ran on"):
         run(here, asked(conversation(), 4))
+
+
+KINDS = {
+    "GPT2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},
+    "Bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4, "max_position_embeddings": 64},
+    "Mpt": {"d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64},
+    "Mamba": {"hidden_size": 32, "num_hidden_layers": 3, "max_position_embeddings": 64},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_that_the_local_engine_cannot_take_run_here(kind: str, tmp_path: Path, tiny_llama: Path) -> None:
+    """LayerNorms, ALiBi, no attention at all: residuals, tokens and scores are those of a plain pass."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=261, initializer_range=0.3, bos_token_id=0, eos_token_id=1, pad_token_id=1, **KINDS[kind]
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    for file in (*tiny_llama.glob("tokenizer*"), *tiny_llama.glob("*.jinja")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    if kind != "GPT2":
+        with pytest.raises(Unsupported, match="use the nnsight engine"):
+            LocalEngine(str(tmp_path), device="cpu")
+    engine = NnsightEngine(str(tmp_path), device="cpu", dtype="float64")
+    dictionary = random_dictionary(32, layers=(0, 2))
+    engine.attach(dictionary)
+    plain = contract.Reference(
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64), [dictionary]
+    )
+    under = steer(3, 0.9, dictionary=dictionary)
+    context = contract.random_context(1, dictionaries=(dictionary,)).append([9, 80], under)
+    got = run(engine, asked(context, 12, "s", under=under, capture=dictionary.key, logprobs=True))
+    check_steered(context, got, under)
+    residuals, _ = plain.run(context, got.tokens, under)
+    torch.testing.assert_close(
+        got.residuals, residuals[len(context) :, 0], rtol=1e-5, atol=1e-6
+    )  # Mamba's scan is float32
+    before = plain.logprobs(context, got.tokens, under)
+    assert got.logprobs == pytest.approx(before[range(len(got.tokens)), got.tokens].tolist(), abs=1e-5)
+    scores = Score(context, (((5,),), ((6, 7), (8,))), under)
+    assert run(engine, scores).logprobs == pytest.approx(plain.score(scores), abs=1e-6)
+
+
+def test_settings_of_the_checkpoint_do_not_change_what_is_drawn(here) -> None:
+    request = asked(conversation(), 8, "s")
+    expected = run(here, request).tokens
+    settings = here._model._module.generation_config
+    before = settings.to_dict()
+    settings.update(do_sample=True, temperature=3.0, top_k=2, repetition_penalty=9.0, no_repeat_ngram_size=1)
+    settings.update(min_new_tokens=50, num_beams=2, prefill_chunk_size=5)
+    try:
+        assert run(here, request).tokens == expected
+    finally:
+        settings.update(**before)
+
+
+def test_nothing_attached_is_unsteered() -> None:
+    engine = NnsightEngine(str(MODEL), device="cpu", dtype="float32")
+    assert run(engine, asked(conversation(), 4)).tokens
+    with pytest.raises(SteeringError, match="attached"):
+        run(engine, asked(conversation(), 4, under=steer(1, 0.5)))
 
 
 def test_a_bfloat16_model_scores_in_float32(monkeypatch) -> None:

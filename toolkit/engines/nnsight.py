@@ -123,7 +123,7 @@ class NnsightEngine:
             digest=nnsight_host.digest(model, config) if self._far else loading.digest(module),
             n_layers=config.num_hidden_layers,
             d_model=config.hidden_size,
-            window=config.max_position_embeddings,
+            window=loading.window(module),
             vocabulary=config.vocab_size,
             engine="nnsight-remote" if remote else "nnsight",
             device=where,
@@ -293,13 +293,14 @@ class NnsightEngine:
 
     def _check_canary(self, layer: int) -> None:
         """Steer a known direction at `layer` and see that the logits move; raises SteeringError if they do not."""
-        token = min(self.tokenizer.stop_tokens, default=0)
-        asked = [(0, t) for t in range(min(64, self.info.vocabulary))]
-        plain = self._at_once(self._look((token,), (0,), (layer,), (0,), asked))
+        ids = self.tokenizer.opening("", "Hello")  # a single token may be padding, which has no residual to turn
+        last = len(ids) - 1
+        asked = [(last, t) for t in range(min(64, self.info.vocabulary))]
+        plain = self._at_once(self._look(ids, (0,) * len(ids), (layer,), (last,), asked))
         residual = plain["residuals"][0, 0].to(self.device, self._table.dtype)
         # the residual turned by a quarter: as long as it, and in another direction whatever it is
         self._table.set_canary(layer, torch.cat([residual[1::2], -residual[::2]])[: len(residual)])
-        turned = self._at_once(self._look((token,), (table.CANARY,), (layer,), (0,), asked))
+        turned = self._at_once(self._look(ids, (*(0,) * last, table.CANARY), (layer,), (last,), asked))
         if not np.abs(np.subtract(plain["logprobs"], turned["logprobs"])).max() > 1e-4:
             raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")
 
