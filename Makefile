@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-long lint types format controls bench organism clean
+.PHONY: help demo test test-vllm test-long lint types format controls bench organism clean
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -20,6 +20,27 @@ demo: .venv/ready ## a model steers itself; ends with a report to open
 
 test: .venv/ready ## the tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest -m 'not long' -n 2 --dist worksteal
+
+# vLLM wants other versions than the rest, so it has a venv of its own; all that is in it is pinned
+.venv-vllm/ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt torch
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r constraints-vllm.txt
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch .venv-vllm/ready
+
+test-vllm: .venv-vllm/ready ## the vLLM engine and its servers, for real, on a CPU
+	.venv-vllm/bin/python -m pytest tests/engines/test_vllm.py tests/engines/test_contract.py -k vllm
+
+# Inspect AI wants other versions than constraints.txt; nothing here needs torch
+.venv-inspect/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-inspect
+	.venv-inspect/bin/pip install --quiet --disable-pip-version-check 'inspect-ai>=0.3.200' numpy pyyaml pydantic pytest hypothesis
+	.venv-inspect/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch .venv-inspect/ready
+
+test-inspect: .venv-inspect/ready ## models behind Inspect AI, without a provider
+	.venv-inspect/bin/python -m pytest --confcutdir=tests/engines --noconftest tests/engines/test_inspected.py
 
 test-long: .venv/ready ## the tests that take minutes
 	$(BIN)/python -m pytest -m long
@@ -46,4 +67,4 @@ organism: .venv/ready ## train an organism from nothing, in under an hour
 	$(BIN)/python -m toolkit.organism.build --out build/organism --minutes 45
 
 clean: ## forget the set-up
-	rm -rf .venv build
+	rm -rf .venv .venv-vllm .venv-inspect build

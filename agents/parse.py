@@ -95,6 +95,15 @@ def parse_all(text: str, theme: Theme) -> Parsed:
     return Parsed(tuple(calls), fenced, mentions)
 
 
+def prose(text: str, calls: Iterable[Call]) -> str:
+    """`text` without the calls in it."""
+    kept, at = [], 0
+    for low, high in sorted(call.span for call in calls):
+        kept.append(text[at:low])
+        at = max(at, high)
+    return "".join([*kept, text[at:]]).strip()
+
+
 def _scan(line: str, verbs: Mapping[str, Verb]) -> list[Call]:
     """Every NAME( of the line with what follows, wherever it stands."""
     found, at = [], 0

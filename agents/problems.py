@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from agents.grading import right
-from agents.parse import parse_all
+from agents.parse import parse_all, prose
 from agents.rollout import Agent
 from toolkit.context import Context
 from toolkit.engines.base import Completion, Generate
@@ -89,18 +89,10 @@ def screened(agent: Agent, problems: Sequence[Problem], answers: Sequence[Comple
     made = []
     for place, problem in enumerate(problems):
         texts = [agent.tokenizer.decode(a.tokens) for a in answers[place * samples : (place + 1) * samples]]
-        good = sum(right(prose(text, agent), problem.accept, problem.number) for text in texts)
+        said = [prose(text, parse_all(text, agent.framing.theme).calls) for text in texts]
+        good = sum(right(text, problem.accept, problem.number) for text in said)
         made.append(Screened(problem, good, samples))
     return made
-
-
-def prose(text: str, agent: Agent) -> str:
-    """A response without its calls."""
-    kept, at = [], 0
-    for call in parse_all(text, agent.framing.theme).calls:
-        kept.append(text[at : call.span[0]])
-        at = call.span[1]
-    return "".join([*kept, text[at:]])
 
 
 def as_parameters(problem: Problem) -> dict[str, Any]:

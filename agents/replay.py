@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents import events as record
-from agents.rollout import Answer, Measure, Rollout, Yielded
+from agents.rollout import Answer, Hear, Measure, Rollout, Yielded
 from agents.transcript import difference
 from toolkit.engines.base import Completion, Generate
 from toolkit.errors import BadInput
@@ -53,6 +53,8 @@ def replay(run: Rollout, events: Sequence[record.Event]) -> Resumed:
                 raise _changed(events[at], "it has no reading, and the rollout now asks for one")
             fields = reading.model_dump(exclude={"event", "round", "timing"})
             answer = Reading(**fields)
+        elif isinstance(pending, Hear):
+            raise BadInput("of two that talk, one cannot be replayed without the other; run both again")
         else:
             if differs := difference(events[at], pending):
                 raise _changed(events[at], differs)

@@ -6,24 +6,26 @@ Knows no engine, no file and no clock. The same code runs alone, hundreds abreas
     next(...)                  ->  record.Start, record.Turn ...   write it, then next(...)
     next(...)                  ->  Generate(...)                   have the engine do it, then send(Completion)
     send(completion)           ->  Measure(...)                    toolkit.reading.measure, then send(Reading)
+    next(...)                  ->  Hear(...)                       where two talk: send(Turn), or None at the end
     throw(error)               ->  record.End(how="failed")        a request that failed ends the rollout
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from agents import events as record
 from agents.framing import Framing
 from agents.monitor import Monitor, health, judged
-from agents.parse import parse_all
+from agents.parse import parse_all, prose
+from agents.recorded import call_of, reading_of, start_of
 from toolkit.context import Context
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.base import Completion, Generate, ModelInfo, Sampling, Tokenizer, Why, check_steered
 from toolkit.errors import BadInput
-from toolkit.steering import Steering
+from toolkit.steering import NO_STEERING, Steering
 from toolkit.tools import Call, Reading, Receipt, Toolbox, carry_out_all
 
 Aggregation = Literal["last", "mean", "max"]
@@ -47,6 +49,7 @@ class Agent:
 
     system: the rendered prompt of `framing`. toolbox: dictionary, limits and the steering at the start; its verbs are
     the framing's, and so is the scope of a change. record_k: features of the automatic reading (0: none).
+    own: the dictionary of its own activations, where its tools act on another model; None: they act on itself.
     """
 
     framing: Framing
@@ -59,6 +62,7 @@ class Agent:
     record_k: int = 100
     logprobs: bool = False
     monitor: Monitor = health
+    own: FeatureDictionary | None = None
 
 
 @dataclass(frozen=True)
@@ -66,20 +70,26 @@ class Turn:
     """What the scenario says next; `change` is the experimenter's own steering, in force from this turn on.
 
     forget: the history is dropped before it, results of the last calls included; the system prompt is told anew.
+    reading: what INSPECT shows after it, where the tools act on another model.
     """
 
     text: str
     change: Callable[[Steering], Steering] | None = None
     why: str = ""
     forget: bool = False
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
 class Round:
-    """What a script is told after each round, so that it can react."""
+    """What a script is told after each round, so that it can react. said: the text without its calls.
+
+    steering: what its tools hold, in itself or in another.
+    """
 
     number: int
     text: str
+    said: str
     why: Why
     receipts: tuple[Receipt, ...]
     reading: Reading | None
@@ -87,29 +97,42 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Hear:
+    """The next turn is what another says: in the place of a Turn, a script's turns may hold a Hear with what came last.
+
+    told: the round that the script was told last, for the other to hear; None before the first.
+    """
+
+    told: Round | None = None
+
+
+@dataclass(frozen=True)
 class Script:
     """What one rollout is: its name in the run, what it was made from, and its turns.
 
-    turns: an iterable of Turn, or a generator that yields them and is sent the Round that came of each; either must be
-    a function of what it is sent, or replaying tells. seed, name, rollout: the run's seed, the condition, which one.
-    stop_when_unhealthy: end after so many unhealthy rounds on end.
+    turns: an iterable of Turn (or Hear), or a generator that yields them and is sent the Round that came of each;
+    either must be a function of what it is sent, or replaying tells. seed, name, rollout: the run's seed, the
+    condition, which one.
+    stop_when_unhealthy: end after so many unhealthy rounds on end. given: the conversation before the first turn, made
+    beforehand; None: the first turn opens it.
     """
 
     scenario: str
     name: str
     seed: int
     rollout: int | str
-    turns: Iterable[Turn]
+    turns: Iterable[Turn | Hear]
     condition: dict[str, Any] = field(default_factory=dict)
     arm: str = "target"
     label_view: str = "real"
     versions: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     stop_when_unhealthy: int | None = None
+    given: record.Given | None = None
 
 
-Yielded = Generate | Measure | record.Event
-Answer = Completion | Reading | None
+Yielded = Generate | Measure | Hear | record.Event
+Answer = Completion | Reading | Turn | None
 Rollout = Generator[Yielded, Answer, None]
 
 
@@ -124,7 +147,7 @@ def rollout(agent: Agent, script: Script) -> Rollout:
     """
     how: record.How
     error: str | None = None
-    yield _start(agent, script)
+    yield start_of(agent, script)
     loop = _Loop(agent, script)
     try:
         how = yield from loop.run()
@@ -141,19 +164,31 @@ class _Loop:
         self.script = script
         self.toolbox = replace(agent.toolbox, verbs=agent.framing.verbs)
         self.context = Context()
+        self.outside = NO_STEERING  # in force on a model whose own tools act on another
         self.rounds = 0
         self.texts: list[str] = []
         self.unhealthy = 0
+
+    @property
+    def force(self) -> Steering:
+        """What is in force on the model itself."""
+        return self.toolbox.steering if self.agent.own is None else self.outside
 
     def run(self) -> Generator[Yielded, Answer, record.How]:
         turns = iter(self.script.turns)
         results = ""
         closed = True
         told: Round | None = None
+        if self.script.given is not None:
+            yield from self._add(self.script.given)
+            closed = self.script.given.closed
         while True:
             try:
-                turn = turns.send(told) if isinstance(turns, Generator) else next(turns)
+                following = turns.send(told) if isinstance(turns, Generator) else next(turns)
             except StopIteration:
+                return "finished"
+            turn = (yield from self._hear(following)) if isinstance(following, Hear) else following
+            if turn is None:
                 return "finished"
             number = self.rounds + 1
             if turn.forget and self.context:
@@ -165,17 +200,18 @@ class _Loop:
                 return "window"
             if turn.change is not None:
                 yield from self._external(number, turn)
-            steering = self.toolbox.steering
+            steering = self.force
             yield from self._add(record.Turn(round=number, text=text, tokens=tokens, steering=steering))
             completion, reading = yield from self._answer(number)
-            response, calls = self._read(number, completion)
+            response, calls, said = self._read(number, completion)
             if reading is not None:
-                yield _reading(number, reading)
+                yield reading_of(number, reading)
             yield from self._add(response)
             self.rounds = number
-            self.toolbox, receipts = carry_out_all(replace(self.toolbox, reading=reading), calls)
+            shown = reading if self.agent.own is None else turn.reading
+            self.toolbox, receipts = carry_out_all(replace(self.toolbox, reading=shown), calls)
             for order, receipt in enumerate(receipts, 1):
-                yield _call(number, order, receipt)
+                yield call_of(number, order, receipt)
             yield from self._rebase(number, steering)
             yield self._judge(number, response.text)
             if any(r.call.verb == "leave" and r.outcome == "ok" for r in receipts):
@@ -186,7 +222,18 @@ class _Loop:
                 return "window"
             results = self.agent.framing.theme.word(receipts)
             closed = completion.why == "stop"
-            told = Round(number, response.text, completion.why, tuple(receipts), reading, self.toolbox.steering)
+            held = self.toolbox.steering
+            told = Round(number, response.text, said, completion.why, tuple(receipts), reading, held)
+
+    def _hear(self, wish: Hear) -> Generator[Yielded, Answer, Turn | None]:
+        """What the other says; None if it says nothing more."""
+        try:
+            turn = yield wish
+        except Exception as error:  # whatever became of the other
+            raise _RequestFailed(f"{type(error).__name__}: {error}") from error
+        if turn is not None and not isinstance(turn, Turn):
+            raise _RequestFailed(f"TypeError: a Hear was answered by {type(turn).__name__}, not by a Turn")
+        return turn
 
     def _tokens(self, text: str, closed: bool) -> tuple[int, ...]:
         tokenizer = self.agent.tokenizer
@@ -197,46 +244,51 @@ class _Loop:
         yield event
 
     def _external(self, number: int, turn: Turn) -> Generator[record.Event, Answer, None]:
-        before = self.toolbox.steering
+        before = self.force
         after = turn.change(before) if turn.change else before
         if any(i.source == "self" for i in after.without(*before)):
             raise BadInput(f"round {number}: a scenario's change of steering has source external, not self")
-        self.toolbox = replace(self.toolbox, steering=after)
+        if self.agent.own is None:
+            self.toolbox = replace(self.toolbox, steering=after)
+        else:
+            self.outside = after
         yield record.External(round=number, before=before, after=after, why=turn.why)
         yield from self._rebase(number, before)
 
     def _rebase(self, number: int, before: Steering) -> Generator[record.Event, Answer, None]:
         """Under scope `whole`, a change of steering since `before` holds for the context so far as well."""
-        steering = self.toolbox.steering
+        steering = self.force
         if self.agent.framing.scope == "whole" and steering != before and len(self.context) > SINK:
             yield from self._add(record.Rebase(round=number, start=SINK, steering=steering))
 
     def _answer(self, number: int) -> Generator[Yielded, Answer, tuple[Completion, Reading | None]]:
         agent, toolbox, script = self.agent, self.toolbox, self.script
-        k = max(agent.record_k, toolbox.inspect_k if "inspect" in toolbox.verbs else 0)
+        own, steering = agent.own or toolbox.dictionary, self.force
+        shown = toolbox.inspect_k if agent.own is None and "inspect" in toolbox.verbs else 0
+        k = max(agent.record_k, shown)
         stream = (script.seed, script.name, script.rollout, number, "sample")
         request = Generate(
             self.context,
             replace(agent.sampling, stream=stream),
-            toolbox.steering,
-            toolbox.dictionary.key if k else None,
+            steering,
+            own.key if k else None,
             agent.logprobs,
         )
         try:
             completion = yield request
             if not isinstance(completion, Completion):
                 raise TypeError(f"a Generate was answered by {type(completion).__name__}, not by a Completion")
-            check_steered(self.context, completion, toolbox.steering)
+            check_steered(self.context, completion, steering)
             if not k or not completion.tokens:
                 return completion, None
-            reading = yield Measure(completion, toolbox.dictionary, agent.aggregation, k, toolbox.steering.digest)
+            reading = yield Measure(completion, own, agent.aggregation, k, steering.digest)
             if not isinstance(reading, Reading):
                 raise TypeError(f"a Measure was answered by {type(reading).__name__}, not by a Reading")
         except Exception as error:  # whatever the driver threw in: an engine can fail in its own ways
             raise _RequestFailed(f"{type(error).__name__}: {error}") from error
         return completion, reading
 
-    def _read(self, number: int, completion: Completion) -> tuple[record.Response, tuple[Call, ...]]:
+    def _read(self, number: int, completion: Completion) -> tuple[record.Response, tuple[Call, ...], str]:
         text = self.agent.tokenizer.decode(completion.tokens).encode("utf-8", "replace").decode()
         parsed = parse_all(text, self.agent.framing.theme)
         response = record.Response(
@@ -244,80 +296,17 @@ class _Loop:
             text=text,
             tokens=completion.tokens,
             why=completion.why,
-            steering=self.toolbox.steering,
+            steering=self.force,
             steered=record.counts(completion.steered),
             fenced=parsed.fenced,
             mentions=parsed.mentions,
             logprobs=completion.logprobs,
             timing={"reused": completion.reused},
         )
-        return response, parsed.calls
+        return response, parsed.calls, prose(text, parsed.calls)
 
     def _judge(self, number: int, text: str) -> record.Note:
         verdict = judged(self.agent.monitor, text, self.texts)
         self.texts.append(text)
         self.unhealthy = self.unhealthy + 1 if verdict.health == "unhealthy" else 0
         return record.Note(round=number, about="health", verdict=verdict.health, text=verdict.why)
-
-
-def _start(agent: Agent, script: Script) -> record.Start:
-    box, dictionary = agent.toolbox, agent.toolbox.dictionary
-    return record.Start(
-        scenario=script.scenario,
-        name=script.name,
-        condition=script.condition,
-        seed=script.seed,
-        rollout=script.rollout,
-        versions=script.versions,
-        hashes=script.hashes,
-        model={**asdict(agent.model), "versions": dict(agent.model.versions)},
-        dictionary=record.DictionaryFacts(
-            key=dictionary.key,
-            name=dictionary.name,
-            labels=dictionary.labels.digest,
-            unit=dictionary.directions.unit,
-            n_features=len(dictionary),
-            layer=dictionary.reader.layer,
-        ),
-        framing=record.FramingFacts(name=agent.framing.name, digest=agent.framing.digest, system=agent.system),
-        arm=script.arm,
-        label_view=script.label_view,
-        scope=agent.framing.scope,
-        sampling={
-            "temperature": agent.sampling.temperature,
-            "top_p": agent.sampling.top_p,
-            "max_tokens": agent.sampling.max_tokens,
-        },
-        tools={
-            "verbs": list(agent.framing.tools),
-            "inspect_k": box.inspect_k,
-            "search_k": box.search_k,
-            "cap": box.cap,
-            "most": box.most,
-            "check": box.check,
-            "steering": box.steering.to_json(),
-        },
-        measurement={"aggregation": agent.aggregation, "recorded": agent.record_k},
-    )
-
-
-def _reading(number: int, reading: Reading) -> record.Reading:
-    return record.Reading(round=number, **asdict(reading))
-
-
-def _call(number: int, order: int, receipt: Receipt) -> record.Call:
-    call = receipt.call
-    return record.Call(
-        round=number,
-        order=order,
-        verb=call.verb,
-        arguments=call.arguments,
-        text=call.text,
-        span=call.span,
-        outcome=receipt.outcome,
-        problem=receipt.problem,
-        rows=tuple(record.ShownRow(**vars(row)) for row in receipt.rows),
-        values=dict(receipt.values),  # type: ignore[arg-type]
-        before=receipt.before,
-        after=receipt.after,
-    )

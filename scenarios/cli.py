@@ -28,6 +28,7 @@ from scenarios.look import inspect, plain, search
 from scenarios.observation import observation
 from scenarios.power_command import power
 from scenarios.sandbox import sandbox
+from scenarios.two_models import two_models
 from scenarios.wrong_answers import wrong_answers
 from toolkit.errors import BadInput, SelfsteerError
 
@@ -181,6 +182,7 @@ SCENARIOS: dict[str, Callable[..., Any]] = {
     "interference": interference,
     "sandbox": sandbox,
     "observation": observation,
+    "two-models": two_models,
     "wrong-answers": wrong_answers,
 }
 for _name, _scenario in SCENARIOS.items():

@@ -5,9 +5,8 @@ Knows no scenario. Transcripts are not touched; what is already judged is not as
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
     from agents.transcript import Transcript
     from toolkit.engines.base import Engine
 
-INSPECT = "inspect:"
 ABREAST = 32
-Ask = Callable[[list[str]], Iterator["Verdict"]]
 
 Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
 Judge = Annotated[
@@ -54,9 +51,9 @@ def judge(run: Run, model: Judge, question: About = "detection", device: setting
         known = _known(path, about, model)
         wanted = items(about, transcripts, lambda t: facts.get(str(t.start.condition.get("topic")), {}))
         wanted = [(t, item, fact) for t, item, fact in wanted if (_name(run, t), item) not in known]
-        ask = _ask_inspect(about, model) if model.startswith(INSPECT) else _ask_engine(about, model, device)
         unscored = 0
-        verdicts = ask([asked(about, t, fact) for t, _, fact in wanted]) if wanted else iter(())
+        prompts = [asked(about, t, fact) for t, _, fact in wanted]
+        verdicts = by_engine(about, prompts, setting.open_any(model, device)) if wanted else iter(())
         with path.open("a", encoding="utf-8") as file:
             if not path.stat().st_size:
                 _line(file, {"question": about.name, "version": about.version, "digest": about.digest, "judge": model})
@@ -112,11 +109,6 @@ def _facts(run: Path) -> dict[str, dict[str, str]]:
 # ---------------------------------------------------------------------- who answers
 
 
-def _ask_engine(question: Question, model: str, device: str) -> Ask:
-    engine = setting.open_engine(model, device)
-    return lambda prompts: by_engine(question, prompts, engine)
-
-
 def by_engine(question: Question, prompts: list[str], engine: Engine) -> Iterator[Verdict]:
     """Verdicts in the order of the prompts, many asked at once. A request that fails is unscored, with its error."""
     from agents.judge import Verdict, judging
@@ -145,30 +137,3 @@ def by_engine(question: Question, prompts: list[str], engine: Engine) -> Iterato
                 except StopIteration as over:
                     found[place] = over.value
         yield from (found[place] for place in sorted(found))
-
-
-def _ask_inspect(question: Question, model: str) -> Ask:
-    """Any model that Inspect AI reaches, through its own get_model; keys and retries are Inspect's."""
-    try:
-        from inspect_ai.model import GenerateConfig, get_model
-    except ImportError as error:
-        raise BadInput(
-            "inspect_ai is not installed; pip install 'selfsteer[inspect]', or give a local model"
-        ) from error
-    from agents.judge import Verdict, verdict
-
-    judge = get_model(model.removeprefix(INSPECT))
-    config = GenerateConfig(temperature=0.0, max_tokens=64)
-
-    async def one(prompt: str) -> Verdict:
-        answered = await judge.generate(prompt, config=config)
-        return Verdict(None, None, answered.error, "") if answered.error else verdict(question, answered.completion)
-
-    async def some(prompts: list[str]) -> list[Verdict]:
-        return list(await asyncio.gather(*map(one, prompts)))
-
-    def ask(prompts: list[str]) -> Iterator[Verdict]:
-        for begin in range(0, len(prompts), ABREAST):
-            yield from asyncio.run(some(prompts[begin : begin + ABREAST]))
-
-    return ask

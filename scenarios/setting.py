@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toolkit.engines.base import Engine
 
 ORGANISM = "organism"
+INSPECT = "inspect:"
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 FRAMINGS = "research,other_model,potions,minimal,no_tools,full_technical"
 
@@ -101,6 +102,15 @@ def open_engine(model: str, device: str = "auto", dtype: str | None = None, kv_b
     return LocalEngine(model, device=device, dtype=dtype, kv_budget=budget)
 
 
+def open_any(model: str, device: str = "auto", dtype: str | None = None, kv_budget: float | None = None) -> Engine:
+    """As open_engine, and inspect:PROVIDER/MODEL for one that Inspect AI reaches: it talks, and cannot be steered."""
+    if model.startswith(INSPECT):
+        from toolkit.engines.inspected import InspectEngine
+
+        return InspectEngine(model.removeprefix(INSPECT))
+    return open_engine(model, device, dtype, kv_budget)
+
+
 def open_features(
     dictionary: str,
     labels: str | None,
@@ -130,7 +140,7 @@ def texts(path: Path, *keys: str, lists: Sequence[str] = ()) -> dict[str, Any]:
     if not whole or not all(_is_text(value, key in lists) for key, value in found.items()):
         has = ", ".join(map(str, found)) if isinstance(found, dict) else "no mapping"
         raise BadInput(f"{path.name} must hold the texts {', '.join((*keys, *lists))} and nothing else; it has {has}")
-    return found
+    return dict(found)
 
 
 def _is_text(value: object, listed: bool) -> bool:

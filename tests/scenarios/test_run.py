@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scenarios import folder
+from scenarios import folder, live
 from scenarios import run as running
 from tests.scenarios.driving import answer, condition, do, engine, residuals
 from toolkit.engines.base import Sampling
@@ -257,17 +257,17 @@ def test_folders_that_are_no_run_say_so(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_and_what_was_written_holds(tmp_path: Path, monkeypatch) -> None:
     tmp_path, calm = tmp_path / "full", tmp_path / "calm"
-    real, count = running.append, iter(range(10_000))
+    real, count = live.append, iter(range(10_000))
 
     def full(path, event):
         if next(count) == 25:
             raise SelfsteerError(f"{path} could not be written (No space left on device); make room")
         real(path, event)
 
-    monkeypatch.setattr(running, "append", full)
+    monkeypatch.setattr(live, "append", full)
     with pytest.raises(SelfsteerError, match="make room"):
         do(tmp_path)
-    monkeypatch.setattr(running, "append", real)
+    monkeypatch.setattr(live, "append", real)
     do(tmp_path)
     do(calm)
     assert records(tmp_path) == records(calm)
