@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +40,13 @@ Tools = Annotated[
 Styles = Annotated[
     str | None, typer.Option(help="Features of styles by number or label, comma-separated; rollouts take turns.")
 ]
+Neutral = Annotated[
+    str | None, typer.Option(help="Features for neutral_feature, by number or label; rollouts take turns.")
+]
+Calibration = Annotated[
+    Path | None, typer.Option(help="File of `selfsteer calibrate`; for the organism, the one that ships with it.")
+]
+Uncalibrated = Annotated[bool, typer.Option("--uncalibrated", help="Inject features that no calibration vouches for.")]
 Subjects = Annotated[str | None, typer.Option(help="Features of topics, for --inject topic; rollouts take turns.")]
 InjectAt = Annotated[int, typer.Option(help="Round whose turn is the first under the injection.")]
 RemoveAt = Annotated[int | None, typer.Option(help="Round at which the experimenter ends it; default: never.")]
@@ -55,6 +63,9 @@ CHECKS = ("absent", "honest", "lying")
 # The same story where tools are offered that change nothing, and where none is.
 TOLD = {"look": {"assistant": "assistant_looking"}, "inspect": {"assistant": "assistant_looking"},
         "none": {"assistant": "assistant_alone"}}  # fmt: skip
+POOLS = {"style": "styles", "topic": "subjects", "neutral": "neutral"}  # what can be injected, and the option for it
+CHANCE = ("random", "none")  # what no calibration is asked for
+SHORT = {"label_view": "labels", "injection_arm": "arm"}  # of factors, in names of conditions
 Cell = Mapping[str, Any]
 
 
@@ -108,7 +119,7 @@ def framed(framing: str, cell: Cell, limits: setting.Limits) -> framings.Framing
 class Ground:
     """What all conditions of a run stand on. true: the dictionary with its true labels and directions.
 
-    styles, subjects: features to be injected as style or topic. seed, seeds: of the run; rollouts of a condition.
+    pools: features to be injected as style, topic or neutral, in turns. seed: of the run; seeds: rollouts of each.
     pinned: hashes of what is in no other field of a transcript.
     """
 
@@ -117,8 +128,7 @@ class Ground:
     true: FeatureDictionary
     framing: str
     limits: setting.Limits
-    styles: tuple[int, ...]
-    subjects: tuple[int, ...]
+    pools: Mapping[str, tuple[int, ...]]
     seed: int
     seeds: int
     pinned: Mapping[str, str]
@@ -157,11 +167,14 @@ class Ground:
         from agents.injection import drawn, find
 
         if part == "random":
-            return lambda rollout: drawn(self.true, (*self.styles, *self.subjects), self.seed, "injected", rollout)
-        if part in ("style", "topic"):
-            pool, option = (self.styles, "--styles") if part == "style" else (self.subjects, "--subjects")
+            named = [feature for pool in self.pools.values() for feature in pool]
+            return lambda rollout: drawn(self.true, named, self.seed, "injected", rollout)
+        if part in POOLS:
+            pool = self.pools.get(part, ())
             if not pool:
-                raise BadInput(f"which {part} is to be injected? name features with {option}, by number or label")
+                raise BadInput(
+                    f"which {part} is to be injected? name features with --{POOLS[part]}, by number or label"
+                )
             return lambda rollout: pool[rollout % len(pool)]
         feature = find(self.true, part)
         return lambda rollout: feature
@@ -183,22 +196,47 @@ def open_ground(options: Mapping[str, Any], limits: setting.Limits, cells: Mappi
         options["dictionary"], options["labels"], "true", "target", options["run_seed"], options["unit"],
         options["embedder"],
     )  # fmt: skip
-    known = _organisms() if own else ("", "")
-    styles, subjects = (
-        tuple(find(true, name) for name in (options[key] or default).split(",") if name.strip())
-        for key, default in zip(("styles", "subjects"), known, strict=True)
-    )
+    known = _organisms() if own else {}
+    pools = {
+        pool: tuple(find(true, name) for name in (options.get(key) or known.get(key, "")).split(",") if name.strip())
+        for pool, key in POOLS.items()
+    }
     engine = setting.open_engine(model, options["device"], options["dtype"], options["kv_budget"])
-    return Ground(
-        engine, model, true, framing, limits, styles, subjects, options["run_seed"], options["seeds"],
-        {"code": code_hash()},
-    )  # fmt: skip
+    ground = Ground(
+        engine, model, true, framing, limits, pools, options["run_seed"], options["seeds"], {"code": code_hash()}
+    )
+    if not options["uncalibrated"]:
+        check_calibrated(ground, cells, options["calibration"])
+    return ground
+
+
+def check_calibrated(ground: Ground, cells: Mapping[str, Cell], given: Path | None) -> None:
+    """Raises BadInput for a feature that is injected, and not by chance, at a strength no calibration vouches for."""
+    from toolkit.calibrate import calibrated
+    from toolkit.organism import CALIBRATION
+
+    path = given or (CALIBRATION if ground.model == setting.ORGANISM else None)
+    if path == CALIBRATION and not path.exists():  # a build of the organism that nobody has calibrated
+        return
+    for cell in cells.values():
+        strength = strength_of(cell)
+        kinds = [part for part in cell["inject"].split("+") if part.strip() not in CHANCE]
+        if not kinds or not strength:
+            continue
+        if path is None:
+            raise BadInput(
+                "no calibration says what these features do to this model; make one with `selfsteer calibrate`, give it"
+                " with --calibration, or go on without by --uncalibrated"
+            )
+        draw = ground.features("+".join(kinds))
+        for feature in dict.fromkeys(f for rollout in range(ground.seeds) for f in draw(rollout)):
+            calibrated(path, ground.true.key, feature, strength, ground.engine.info.digest)
 
 
 def _level(factor: str, level: str) -> str:
     """A level as a part of a condition's name, in plain letters."""
     plain = "".join(c if c.isalnum() or c in "-." else "-" for c in str(level))
-    return f"{factor.replace('_', '-')}-{plain}"
+    return f"{SHORT.get(factor, factor)}-{plain}"
 
 
 def strength_of(cell: Cell) -> float:
@@ -209,15 +247,17 @@ def strength_of(cell: Cell) -> float:
         raise BadInput(f"strength {cell['strength']!r} is not a number; use 0.6, say") from None
 
 
-def _organisms() -> tuple[str, str]:
-    """The organism's styles, and its topics but for the weather, which it is asked about."""
+def _organisms() -> dict[str, str]:
+    """The organism's styles but for the plainest, its topics but for the weather, and that plainest style."""
     from toolkit.organism.lexicon import lexicon
 
     words = lexicon()
-    return (
-        ",".join(style.label for style in words.styles.values()),
-        ",".join(topic.label for name, topic in words.topics.items() if name != "weather"),
-    )
+    plainest = words.styles["formal"].label
+    return {
+        "styles": ",".join(style.label for style in words.styles.values() if style.label != plainest),
+        "subjects": ",".join(topic.label for name, topic in words.topics.items() if name != "weather"),
+        "neutral": plainest,
+    }
 
 
 def check_rounds(rounds: int, **named: int | None) -> None:

@@ -116,6 +116,8 @@ def interference(
     tools: injecting.Tools = None,
     styles: injecting.Styles = None,
     subjects: injecting.Subjects = None,
+    calibration: injecting.Calibration = None,
+    uncalibrated: injecting.Uncalibrated = False,
     inject_at: injecting.InjectAt = 2,
     remove_at: injecting.RemoveAt = None,
     forget_at: injecting.ForgetAt = None,

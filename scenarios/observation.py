@@ -118,7 +118,7 @@ def observation(
     setting.check_counts(seeds, rounds)
     planned = plans(scripts, label_view)
     limits = setting.Limits(temperature, top_p, max_tokens, scope, inspect_k)
-    ground = injecting.open_ground({**given, "styles": None, "subjects": None}, limits, {})
+    ground = injecting.open_ground({**given, "uncalibrated": True}, limits, {})
     made = conditions(agents_of(planned, ground), rounds, run_seed, ground.pinned)
     return run(made, seeds, ground.engine, out, manifest(NAME, options, made, seeds, ground.engine), labels=ground.true)
 

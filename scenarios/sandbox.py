@@ -38,7 +38,7 @@ CONDITIONS: dict[str, Cell] = {
     "post_interference": BASE,
     "control": {**BASE, "inject": "none"},
     "opaque": {**BASE, "label_view": "opaque"},
-    "neutral_feature": {**BASE, "inject": "topic"},
+    "neutral_feature": {**BASE, "inject": "neutral"},
 }
 
 ARMS = ",".join(CONDITIONS)
@@ -106,7 +106,9 @@ def sandbox(
     hint: injecting.Hint = None,
     check: injecting.Check = None,
     styles: injecting.Styles = None,
-    subjects: injecting.Subjects = None,
+    neutral: injecting.Neutral = None,
+    calibration: injecting.Calibration = None,
+    uncalibrated: injecting.Uncalibrated = False,
     inject_at: injecting.InjectAt = 1,
     rounds: SandboxRounds = 10,
     framing: injecting.Framing = None,
@@ -130,7 +132,7 @@ def sandbox(
 ) -> Outcome:
     """Five rounds of a task under a feature that is then taken away, and free rounds after that.
 
-    Every arm has the same tools and as many free rounds; neutral_feature injects a topic instead of a style.
+    Every arm has the same tools and as many free rounds; neutral_feature injects one that matters to nobody.
 
     Example: selfsteer run sandbox --seeds 30 --rounds 10 --out runs/after
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from agents.transcript import External, Response, Truncate, read
 from analysis.content import Fact, coded_sentence
 from scenarios import setting
 from scenarios.folder import manifest, path_of
-from scenarios.injecting import Ground, crossed, differing
+from scenarios.injecting import Ground, check_calibrated, crossed, differing
 from scenarios.interference import BASE, NAME, OWN, PRESETS, TOPICS, When, cells, conditions
 from scenarios.run import run
 from tests.scenarios.telling import conversation, seen_before
@@ -43,7 +44,8 @@ def residuals(request: Generate, tokens: tuple[int, ...]) -> Any:
 
 
 def ground(on: ScriptedEngine, seeds: int = 2, **changes: Any) -> Ground:
-    made = {"styles": (7, 3), "subjects": (5,), "framing": "assistant", "limits": setting.Limits()} | changes
+    pools = {"style": (7, 3), "topic": (5,), "neutral": (5,)}
+    made = {"pools": pools, "framing": "assistant", "limits": setting.Limits()} | changes
     return Ground(on, "scripted", DICTIONARY, made.pop("framing"), made.pop("limits"), **made, seed=0, seeds=seeds,
                   pinned={"code": "c"})  # fmt: skip
 
@@ -115,8 +117,8 @@ def test_removal_and_truncation_happen_at_their_rounds(tmp_path: Path) -> None:
 
 def test_the_manifest_shows_in_what_conditions_differ() -> None:
     planned = cells(None, {"label_view": "true,opaque", "hint": "none"}, setting.ORGANISM)
-    assert list(planned) == ["label-view-true", "label-view-opaque"]
-    assert differing(planned) == {"label_view": {"label-view-true": "true", "label-view-opaque": "opaque"}}
+    assert list(planned) == ["labels-true", "labels-opaque"]
+    assert differing(planned) == {"label_view": {"labels-true": "true", "labels-opaque": "opaque"}}
 
 
 def test_presets_keep_the_studys_names_and_differ_from_the_first_in_one_factor() -> None:
@@ -148,7 +150,7 @@ def test_factors_are_crossed_with_presets_and_named_apart() -> None:
         (lambda: crossed({"a": BASE}, {"hint": "full,full"}), "each once"),
         (lambda: crossed({"a": BASE}, {"hint": ","}), "one or more"),
         (lambda: load_topic("moon", TOPICS), "topic 'moon' is unknown; use one of formal"),
-        (lambda: ground(ScriptedEngine([]), styles=()).features("style"), "--styles"),
+        (lambda: ground(ScriptedEngine([]), pools={}).features("style"), "--styles"),
         (lambda: ground(ScriptedEngine([])).agent({**BASE, "tools": "all"}), "tools 'all'"),
         (lambda: ground(ScriptedEngine([])).agent({**BASE, "check": "no"}), "check 'no'"),
         (lambda: ground(ScriptedEngine([])).agent({**BASE, "hint": "no"}), "hint 'no'"),
@@ -159,6 +161,47 @@ def test_factors_are_crossed_with_presets_and_named_apart() -> None:
 def test_a_level_that_is_none_is_refused(wrong: Any, says: str) -> None:
     with pytest.raises(BadInput, match=says):
         wrong()
+
+
+def vouched(path: Path, **changes: Any) -> Path:
+    from dataclasses import replace
+
+    from toolkit.calibrate import Calibration, Dose, Screened
+
+    doses = tuple(Dose(s, 0.1 * s, 1.0, (0.5,) * 5, 0.5, 0.1, True) for s in (0.0, 0.3, 0.6))
+    screened = tuple(
+        Screened(f, "thing", 0.6 if f != 3 else None, "no visible effect", None, (), doses) for f in (7, 3)
+    )
+    made = Calibration(DICTIONARY.key, "random", "one step", ScriptedEngine([]).info.digest, "scripted", (), screened)
+    replace(made, **changes).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ({"inject": "7"}, ""),
+        ({"inject": "7", "strength": "0.3"}, ""),
+        ({"inject": "none"}, ""),
+        ({"inject": "random"}, ""),
+        ({"inject": "style", "strength": "0"}, ""),  # adds nothing, so nothing has to vouch for it
+        ({"inject": "style"}, "feature 3 .* did not pass calibration"),
+        ({"inject": "7+topic"}, "feature 5 is not calibrated"),
+        ({"inject": "7", "strength": "2"}, "outside of what was found coherent"),
+    ],
+)
+def test_what_no_calibration_vouches_for_is_refused(tmp_path: Path, cell: dict, says: str) -> None:
+    path = vouched(tmp_path / "calibration.json")
+    with pytest.raises(BadInput, match=says) if says else nullcontext():
+        check_calibrated(ground(ScriptedEngine([])), {"a": {**BASE, **cell}}, path)
+
+
+def test_a_calibration_of_another_model_or_none_is_refused(tmp_path: Path) -> None:
+    on = ground(ScriptedEngine([]))
+    with pytest.raises(BadInput, match="measured on model other"):
+        check_calibrated(on, {"a": BASE}, vouched(tmp_path / "other.json", model="other"))
+    with pytest.raises(BadInput, match="--uncalibrated"):
+        check_calibrated(on, {"a": BASE}, None)
 
 
 @pytest.mark.parametrize("name", ["rwanda", "formal", "weather", "organism"])
@@ -179,7 +222,7 @@ def test_the_command_runs_on_the_organism_writes_facts_and_goes_on(tmp_path: Pat
     done = call("run", "interference", "--seeds", "1", "--label-view", "opaque,true", "--out", str(out))
     assert done.exit_code == 0, done.output
     begun = json.loads((out / "manifest.json").read_text())
-    assert begun["differences"]["label_view"] == {"label-view-opaque": "opaque", "label-view-true": "true"}
+    assert begun["differences"]["label_view"] == {"labels-opaque": "opaque", "labels-true": "true"}
     assert json.loads((out / "labels.json").read_text())["330"] == "pirate dialect"  # not those of the first condition
     assert {fact["id"] for fact in json.loads((out / "facts.json").read_text())["organism"]} >= {"rain", "thunder"}
     records = [read(path) for path in sorted(out.glob("rollouts/*/*.jsonl"))]
