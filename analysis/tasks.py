@@ -44,4 +44,5 @@ def judged(frames: Frames, scorer: str, key: str = "value") -> pd.Series:
     """A scorer's value per rollout, NaN where it gave none or the rollout failed."""
     mine = frames.scores[(frames.scores["scorer"] == scorer) & (frames.scores["key"] == key)]
     values = mine.set_index("rollout")["value"].astype("float64")
-    return per_rollout(frames, {r: {"value": v} for r, v in values.items()})["value"]
+    made = values.reindex(frames.rollouts["rollout"]).rename_axis("rollout")
+    return made.where(made.index.isin(frames.counted))
