@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
 from toolkit import tools
-from toolkit.context import Context
+from toolkit.context import Author, Context, Segment
 from toolkit.engines.base import Why
 from toolkit.errors import BadInput
 from toolkit.steering import NO_STEERING, Scope, Source, Steering
@@ -110,6 +110,30 @@ class Start(EventBase):
     """Verbs offered, and the limits of the toolbox."""
     measurement: dict[str, Any]
     """What INSPECT and the automatic reading measure: aggregation, how many features are recorded."""
+
+
+class GivenSegment(BaseModel):
+    """Tokens of a conversation that was made up beforehand, with the steering under which they are computed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: tuple[int, ...]
+    steering: InForce
+    author: Author
+
+
+class Given(EventBase):
+    """The conversation before the first turn, where the rollout goes on from one: who said it is in its segments."""
+
+    event: Literal["given"] = "given"
+    segments: tuple[GivenSegment, ...]
+    closed: bool
+    """Whether its last response ended by its own stop token."""
+
+    @classmethod
+    def of(cls, context: Context, closed: bool) -> Given:
+        made = (GivenSegment(tokens=s.tokens, steering=s.steering, author=s.author) for s in context.segments)
+        return cls(segments=tuple(made), closed=closed)
 
 
 class External(InRound):
@@ -240,7 +264,7 @@ class End(EventBase):
     error: Text | None = None
 
 
-Event = Start | External | Rebase | Truncate | Turn | Reading | Response | Call | Note | End
+Event = Start | Given | External | Rebase | Truncate | Turn | Reading | Response | Call | Note | End
 
 
 def extended(context: Context, event: Event) -> Context:
@@ -255,6 +279,8 @@ def extended(context: Context, event: Event) -> Context:
         return context.under(event.steering, start=event.start)
     if isinstance(event, Truncate):
         return Context()
+    if isinstance(event, Given):
+        return Context(tuple(Segment(s.tokens, s.steering, s.author) for s in event.segments))
     return context
 
 

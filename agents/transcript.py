@@ -21,6 +21,7 @@ from agents.events import (
     End,
     Event,
     External,
+    Given,
     InRound,
     Note,
     Reading,
@@ -35,8 +36,8 @@ from toolkit.context import Context
 from toolkit.errors import BadInput, SelfsteerError
 
 __all__ = [
-    "Call", "End", "Event", "External", "Note", "Reading", "Rebase", "Response", "Start", "Transcript", "Truncate",
-    "Turn", "append", "difference", "keep", "read", "to_line", "with_timing",
+    "Call", "End", "Event", "External", "Given", "Note", "Reading", "Rebase", "Response", "Start", "Transcript",
+    "Truncate", "Turn", "append", "difference", "keep", "read", "to_line", "with_timing",
 ]  # fmt: skip
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
