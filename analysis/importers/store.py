@@ -113,7 +113,8 @@ class Writer:
         self._labels: dict[int, str] = {}
         self._placeholders: dict[int, str] = {}
         self._names: set[str] = set()
-        self._held: dict[str, dict[str, list[Any]]] = {}
+        self._held: dict[str, list[pa.RecordBatch]] = {}
+        self._waiting: Counter[str] = Counter()
         self._files: dict[str, pq.ParquetWriter] = {}
 
     def __enter__(self) -> Writer:
@@ -188,14 +189,15 @@ class Writer:
         _write(self.out / MANIFEST, said)
 
     def _hold(self, table: str, columns: list[pa.Array]) -> None:
-        held = self._held.setdefault(table, {"batches": []})
-        held["batches"].append(pa.record_batch(columns, schema=_schema(TABLE[table])))
+        self._held.setdefault(table, []).append(pa.record_batch(columns, schema=_schema(TABLE[table])))
         self.rows[table] += len(columns[0])
-        if sum(len(b) for b in held["batches"]) >= ROWS_AT_ONCE:
+        self._waiting[table] += len(columns[0])
+        if self._waiting[table] >= ROWS_AT_ONCE:
             self._flush(table)
 
     def _flush(self, table: str) -> None:
-        batches = self._held.pop(table)["batches"]
+        batches = self._held.pop(table)
+        del self._waiting[table]
         if table not in self._files:
             path = self.out / f".{table}.parquet"
             self._files[table] = pq.ParquetWriter(path, _schema(TABLE[table]), compression="zstd")
