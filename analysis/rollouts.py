@@ -21,7 +21,7 @@ def rollout_data(frames: Frames, by: str) -> list[dict[str, Any]]:
     """One entry per finished rollout, in order; numbers rounded, missing as None. Keys are short: pages are large."""
     rounds, calls, shown = _by_rollout(frames.rounds), _by_round(frames.calls), _by_round(frames.shown)
     readings = _by_round(frames.activations[(frames.activations["rank"] <= TOP).fillna(False).astype(bool)])
-    events = [_by_round(t) for t in (frames.externals, frames.rebases, frames.notes)]
+    events = [_by_round(t) for t in (frames.truncations, frames.externals, frames.rebases, frames.notes)]
     made = []
     for row in frames.rollouts.to_dict("records"):
         name = row["rollout"]
@@ -94,8 +94,9 @@ def _last_results(last: dict[str, Any], shown: list[Row]) -> None:
         last["rows"] = [[int(r["feature"]), _text(r["label"]), round(float(r["value"]), 3)] for r in shown[:100]]
 
 
-def _events(changes: list[Row], rebases: list[Row], notes: list[Row]) -> list[str]:
-    said = [
+def _events(dropped: list[Row], changes: list[Row], rebases: list[Row], notes: list[Row]) -> list[str]:
+    said = [f"experimenter: history dropped, {e['dropped']} tokens; what is in force stays" for e in dropped]
+    said += [
         f"experimenter: steering {_words(e['before'])} → {_words(e['after'])} {_text(e['why']) or ''}".rstrip()
         for e in changes
     ]

@@ -278,6 +278,7 @@ def test_each_field_is_documented() -> None:
     plain = {"event", "schema_version", "scenario", "seed", "name", "label_view", "feature", "label", "value", "source"}
     plain |= {"versions", "model", "dictionary", "framing", "scope", "before", "after", "why", "text", "steering"}
     plain |= {"layer", "aggregation", "logprobs", "outcome", "about", "verdict", "how", "error", "n_features", "digest"}
-    for kind in (record.Start, record.Turn, record.Reading, record.Response, record.Call, record.End, record.Rebase):
+    kinds = (record.Start, record.Turn, record.Reading, record.Response, record.Call, record.End, record.Rebase)
+    for kind in (*kinds, record.Truncate):
         for name, field in kind.model_fields.items():
             assert field.description or name in plain, f"{kind.__name__}.{name}"

@@ -6,10 +6,12 @@ Knows the scripted engine of the agents' tests.
 from __future__ import annotations
 
 from agents import transcript
+from agents.injection import Injection, conversation
 from analysis import load, provenance
 from analysis.metrics import METRICS
 from analysis.report import report
-from tests.agents.plain import played
+from analysis.rollouts import rollout_data
+from tests.agents.plain import agent, dictionary, drive, engine, played, rollout, script
 
 ANSWERS = [
     'I look around.\n\nSEARCH_FEATURES("warm words")',
@@ -41,3 +43,18 @@ def test_what_the_loop_wrote_is_what_the_frames_hold(tmp_path):
     assert values["bad_argument_calls"] == 1 and values["malformed_calls"] == 0 and values["copied_placeholder"] == 0
     assert frames.rollouts["model"].notna().all() and frames.rollouts["dictionary_unit"].tolist() == ["one step"]
     assert report(tmp_path).html.stat().st_size > 100_000
+
+
+def test_a_dropped_history_is_a_row_and_is_told_on_the_page(tmp_path):
+    on = engine(["I look."] * 3)
+    injection = Injection(dictionary(), (7,), 0.6, 1, 3)
+    events = drive(on, rollout(agent(on), script(conversation("abc", injection, forget_at=2))))
+    path = tmp_path / "rollouts" / "research" / "0.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"".join(transcript.to_line(e) for e in events))
+    frames = load(tmp_path)
+    [dropped] = frames.truncations.to_dict("records")
+    first = len(events[2].tokens) + frames.rounds["response_tokens"].iloc[0]
+    assert (dropped["round"], dropped["dropped"]) == (2, first)
+    said = [r["events"] for r in rollout_data(frames, "condition")[0]["rounds"]]
+    assert [any(f"history dropped, {first} tokens" in line for line in lines) for lines in said] == [False, True, False]
