@@ -92,7 +92,9 @@ class Forward:
 
     @torch.no_grad()
     def same_bits_in_company(self, vocabulary: int) -> bool:
-        """Whether some tokens come out with the same bits alone and in two chunks behind others' (see attention)."""
+        """Whether some tokens come out with the same bits alone and in two chunks behind others' (see attention).
+
+        This and the canary use lanes behind the others for a moment, and leave no trace."""
         lanes = [kv.Lane(len(self.store.lanes) + i) for i in range(3)]
         self.store.lanes += lanes
         tokens = [(7 * i + 1) % vocabulary for i in range(40)]
@@ -101,6 +103,7 @@ class Forward:
         alone = self(own, [0] * 8, ((a, 0, 8, 0),))
         first = self(others + own[:5], [0] * 37, ((b, 0, 32, 0), (c, 32, 5, 0)))
         rest = self(own[5:], [0] * 3, ((c, 0, 3, 5),))
+        del self.store.lanes[a:]
         return torch.equal(alone, torch.cat([first[32:], rest]))
 
     @torch.no_grad()
@@ -117,6 +120,6 @@ class Forward:
                 # the residual turned by a quarter: as long as it, and in another direction whatever it is
                 turned = torch.cat([residual[1::2], -residual[::2]])[: len(residual)]
                 self.table.set_canary(layer, turned)
-        self.store.release(lane)
+        del self.store.lanes[lane.index]
         if not bool((seen[0] - seen[1]).abs().max() > 1e-4):
             raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")

@@ -80,15 +80,13 @@ class KVStore:
         to hold before idle ones, least recently used first, are used for others.
         """
         self._clock += 1
+        keep = min(keep, self.affordable(longest), self._reserved[0] or keep)
+        self._give_up(keep)
         best, shared = self._best(tokens, rows, most)
-        if best is not None:
-            best.last_used = self._clock  # what is about to be read must not be what makes room
-        keep = min(keep, self.affordable(longest))
-        self._give_up(keep, spared=best)
         if best is not None and not best.busy and best.index >= 0 and shared >= best.length - 1:
             lane = best
         else:
-            lane = self._place(keep, spared=best)
+            lane = self._place(keep)
             if best is not None and best is not lane and shared:
                 self._copy(best, lane, shared)
                 if best in self.away and shared >= best.length - 1:
@@ -105,14 +103,14 @@ class KVStore:
                 best, shared = lane, common
         return best, shared
 
-    def _place(self, keep: int, spared: Lane | None) -> Lane:
-        """A new lane while there are fewer than `keep`, else the idle one least recently used (`spared` last), else a
-        new one."""
+    def _place(self, keep: int) -> Lane:
+        """An empty lane, else a new one while there are fewer than `keep`, else the idle one least recently used, else
+        a new one."""
         idle = [lane for lane in self.lanes if not lane.busy]
-        if len(self.lanes) < keep or not idle:
+        if all(lane.length for lane in idle) and (len(self.lanes) < keep or not idle):
             self.lanes.append(Lane(len(self.lanes)))
             return self.lanes[-1]
-        lane = min(idle, key=lambda one: (one is spared, one.last_used))
+        lane = min(idle, key=lambda one: (one.length > 0, one.last_used))
         self._park(lane)
         return lane
 
@@ -145,14 +143,14 @@ class KVStore:
         """Have every idle lane leave the device and return its memory; how many bytes that was."""
         before = self.bytes()
         self._reserved = (0, 0)
-        self._give_up(0, spared=None)
+        self._give_up(0)
         self._shape(len(self.lanes), places(max((lane.length for lane in self.lanes), default=0)))
         return before - self.bytes()
 
-    def _give_up(self, keep: int, spared: Lane | None) -> None:
+    def _give_up(self, keep: int) -> None:
         """Have idle lanes leave until `keep` are left, and return their memory if there is a budget."""
         idle = sorted((lane for lane in self.lanes if not lane.busy), key=lambda lane: lane.last_used)
-        for lane in [one for one in idle if one is not spared][: max(0, len(self.lanes) - keep)]:
+        for lane in idle[: max(0, len(self.lanes) - keep)]:
             self._park(lane)
             last = self.lanes.pop()
             if last is not lane:  # the last lane moves into the free place
@@ -179,10 +177,11 @@ class KVStore:
     # ------------------------------------------------------------------ the stores
 
     def reserve(self, lanes: int, tokens: int) -> None:
-        """Make the first allocation large enough for so many lanes of so many tokens, as far as the budget goes."""
+        """Make room for so many lanes of so many tokens at once, as far as the budget goes, and keep to that number
+        of lanes from now on unless more are under way."""
         self._reserved = (min(lanes, self.affordable(tokens)), places(tokens))
         if self._keys:
-            self._shape(max(self._lanes(), self._reserved[0]), max(self._places(), self._reserved[1]))
+            self._shape(max(len(self.lanes), self._reserved[0]), max(self._places(), self._reserved[1]))
 
     def bytes(self) -> int:
         return sum(t.nbytes for t in self._stores())

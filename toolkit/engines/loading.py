@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+EXACT_ROWS = 16
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """cuda, else mps, else cpu for "auto"; any torch device name otherwise."""
@@ -111,9 +113,12 @@ def exact_logits(model: PreTrainedModel, residuals: Tensor) -> Tensor:
     """
     wide = torch.float64 if residuals.dtype == torch.float64 else torch.float32
     normed = copy.deepcopy(final_norm(model)).to(wide)(residuals.to(wide))
+    # in blocks of rows, all of one size: kernels for few rows round differently, and a score must not tell how many
+    # tokens were computed together
+    padded = torch.nn.functional.pad(normed, (0, 0, 0, -len(normed) % EXACT_ROWS)).split(EXACT_ROWS)
     head = model.get_output_embeddings()
-    blocks = [normed @ weight.to(wide).T for weight in head.weight.split(16_384)]
-    logits = torch.cat(blocks, -1)
+    blocks = [torch.cat([rows @ weight.to(wide).T for rows in padded]) for weight in head.weight.split(16_384)]
+    logits = torch.cat(blocks, -1)[: len(normed)]
     bias = getattr(head, "bias", None)
     return _finished(model, logits if bias is None else logits + bias.to(wide))
 

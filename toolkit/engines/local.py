@@ -143,7 +143,7 @@ class LocalEngine:
             self._store.host_budget,
             memory.free_bytes(self.device),
         )
-        self._store.reserve(forecast.abreast, forecast.tokens)
+        self._store.reserve(memory.lanes(forecast.abreast), forecast.tokens)
         return forecast
 
     @torch.no_grad()

@@ -1,0 +1,169 @@
+"""Kept KV under budgets: where it lies changes time and never tokens; least recently used goes first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engines.contract import everything
+from tests.engines.test_local import DICTIONARY, engine_of, random_context, random_steering
+from toolkit.engines.base import Generate, Sampling
+from toolkit.engines.kv import KVStore, Lane
+from toolkit.engines.local import LocalEngine
+
+LAYERS, HEADS, WIDTH = 2, 2, 4
+TOKEN = 2 * LAYERS * HEADS * WIDTH * 4  # bytes of float32 keys and values
+
+
+def filled(store: KVStore, tokens: list[int], keep: int = 99, most: int = 10_000) -> tuple[Lane, int]:
+    """A context of these tokens, acquired and written; the key of token t is t everywhere."""
+    array = np.array(tokens)
+    lane, reused = store.acquire(array, np.zeros_like(array), most, len(tokens), keep)
+    new = tokens[reused:]
+    if new:
+        key = torch.tensor(new, dtype=torch.float32)[None, :, None].expand(HEADS, len(new), WIDTH)
+        lanes, at = torch.full((len(new),), lane.index), torch.arange(reused, len(tokens))
+        for layer in range(LAYERS):
+            store.write(layer, key + layer, -key, lanes, at, len(tokens))
+        lane.extend(new, [0] * len(new))
+    return lane, reused
+
+
+def held(store: KVStore, lane: Lane) -> list[float]:
+    """The lane's tokens as its keys and values have them. All stores must agree."""
+    found = [store._keys[layer][lane.index, :, : lane.length] - layer for layer in range(LAYERS)]
+    found += [-store._values[layer][lane.index, :, : lane.length] for layer in range(LAYERS)]
+    for one in found:
+        assert torch.equal(one, found[0][:1, :, :1].expand_as(one))
+    return found[0][0, :, 0].tolist()
+
+
+def test_what_left_for_the_host_comes_back_as_it_was() -> None:
+    store = KVStore(budget=256 * TOKEN, host_budget=10_000)
+    first = list(range(1, 30))
+    lane, _ = filled(store, first)
+    store.release(lane)
+    lane, _ = filled(store, [50, 51])
+    store.release(lane)
+    assert [one.length for one in store.away] == [29] and store.away_bytes() == 29 * TOKEN
+    lane, reused = filled(store, [*first, 99])
+    assert reused == 29 and held(store, lane) == [*first, 99]
+    assert [one.length for one in store.away] == [2]  # it moved, and the other left for it
+    assert store.bytes() <= 256 * TOKEN
+
+
+def test_a_context_left_half_way_on_the_host_stays_there_too() -> None:
+    store = KVStore(budget=256 * TOKEN, host_budget=10_000)
+    for tokens in ([1, 2, 3, 4, 5, 6], [50]):
+        store.release(filled(store, tokens)[0])
+    lane, reused = filled(store, [1, 2, 3, 9])
+    assert reused == 3 and held(store, lane) == [1, 2, 3, 9]
+    store.release(lane)
+    lane, reused = filled(store, [1, 2, 3, 4, 5, 6, 7])
+    assert reused == 6 and held(store, lane) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_the_least_recently_used_leaves_first_and_is_gone_first() -> None:
+    store = KVStore(budget=256 * TOKEN, host_budget=20 * TOKEN)
+    for start in (100, 200, 300, 400):  # ten tokens each: one on the device, two on the host, one gone
+        store.release(filled(store, list(range(start, start + 10)))[0])
+    assert [int(one.tokens[0]) for one in store.away] == [200, 300]
+    assert filled(store, list(range(100, 111)))[1] == 0
+    assert store.away_bytes() <= 20 * TOKEN
+
+
+def test_what_does_not_fit_the_host_crowds_out_nothing() -> None:
+    store = KVStore(budget=256 * TOKEN, host_budget=10 * TOKEN)
+    for tokens in ([1, 2, 3], list(range(20, 40)), [7]):
+        store.release(filled(store, tokens)[0])
+    assert [one.length for one in store.away] == [3]
+
+
+def test_lanes_of_requests_under_way_never_leave() -> None:
+    store = KVStore(budget=256 * TOKEN, host_budget=10_000)
+    busy = [filled(store, [n, n + 1, n + 2])[0] for n in (10, 20, 30)]
+    assert not store.room(3) and not store.away
+    store.shrink()
+    assert [held(store, lane) for lane in busy] == [[n, n + 1, n + 2] for n in (10, 20, 30)]
+
+
+def test_shrinking_leaves_what_is_under_way_and_moves_the_rest() -> None:
+    store = KVStore(host_budget=10_000)
+    lanes = [filled(store, list(range(n, n + 5)))[0] for n in (10, 20, 30, 40)]
+    for lane in (lanes[0], lanes[2]):
+        store.release(lane)
+    before = store.bytes()
+    assert store.shrink() == before - 2 * 256 * TOKEN == before - store.bytes()
+    assert held(store, lanes[1]) == list(range(20, 25)) and held(store, lanes[3]) == list(range(40, 45))
+    assert sorted(int(one.tokens[0]) for one in store.away) == [10, 30]
+
+
+@settings(max_examples=60)
+@given(
+    contexts=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=25),
+    budget=st.sampled_from([None, 1, 3 * 256 * TOKEN]),
+    host=st.integers(0, 20),
+    keep=st.integers(1, 4),
+)
+def test_a_lane_holds_what_its_context_says_whatever_came_before(contexts, budget, host, keep) -> None:
+    store = KVStore(budget, host * TOKEN)
+    under_way: list[Lane] = []
+    for number, tokens in enumerate(contexts):
+        lane, _ = filled(store, tokens, keep, len(tokens) - 1)
+        assert held(store, lane) == tokens
+        assert [one.index for one in store.lanes] == list(range(len(store.lanes)))
+        assert store.away_bytes() <= host * TOKEN
+        under_way.append(lane)
+        if number % 3:
+            store.release(under_way.pop(0))
+        for one in under_way:
+            assert held(store, one) == one.tokens[: one.length].tolist()
+
+
+def rounds(engine: LocalEngine, rollouts: int = 4, turns: int = 3) -> list[tuple]:
+    """What some rollouts come to, taken up again in an order of their own each round."""
+    contexts = [random_context(s, 3) for s in range(rollouts)]
+    seen = []
+    for turn in range(turns):
+        order = np.random.default_rng(turn).permutation(rollouts).tolist()
+        asked = [
+            Generate(contexts[s], Sampling(0.8, 1, 5, (s, turn)), random_steering(s + turn), DICTIONARY.key, True)
+            for s in order
+        ]
+        for s, done in zip(order, everything(engine, asked), strict=True):
+            seen.append((s, turn, done.tokens, done.logprobs, done.residuals.sum().item()))
+            contexts[s] = contexts[s].append(done.tokens, random_steering(s + turn), "generated").append([3, s])
+    return sorted(seen)
+
+
+@pytest.fixture(scope="module")
+def unlimited(tiny_llama: Path):
+    engine = engine_of(tiny_llama, dtype="float32", threads=1)
+    lane = 256 * engine._store.token_bytes()
+    return rounds(engine), engine.tokens_computed, lane
+
+
+@settings(max_examples=12)
+@given(lanes=st.integers(0, 5), host=st.sampled_from([0, 0.1, 0.3, 5]), rows=st.integers(1, 4))
+def test_a_budget_changes_time_never_tokens(tiny_llama: Path, unlimited, lanes, host, rows) -> None:
+    expected, _, lane = unlimited
+    engine = engine_of(
+        tiny_llama, dtype="float32", threads=1, kv_budget=lanes * lane, host_budget=int(host * lane), most_rows=rows
+    )
+    assert rounds(engine) == expected
+    assert engine._store.bytes() <= max(1, lanes) * lane and engine._store.away_bytes() <= host * lane
+
+
+def test_the_host_saves_what_a_small_device_would_compute_again(tiny_llama: Path, unlimited) -> None:
+    expected, least, lane = unlimited
+    computed = []
+    for host in (0, 5 * lane):
+        engine = engine_of(tiny_llama, dtype="float32", threads=1, kv_budget=lane, host_budget=host)
+        assert rounds(engine) == expected
+        computed.append(engine.tokens_computed)
+    assert computed[1] <= least < computed[0]

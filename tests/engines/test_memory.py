@@ -1,0 +1,155 @@
+"""Memory is foretold, and too little of it costs time, never tokens; what cannot be done is a clear error."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoConfig
+
+from tests.engines.contract import everything
+from tests.engines.test_local import DICTIONARY, engine_of, random_context, random_steering
+from toolkit.context import Context
+from toolkit.engines import loading, memory
+from toolkit.engines.base import Failure, Generate, Read, Sampling, Score, run
+from toolkit.engines.local import LocalEngine
+from toolkit.errors import OutOfMemory
+
+FORECAST = memory.Forecast(16, 1000, 1 << 12, 10 << 20, 1 << 20, "cpu", free=22 << 30)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_bytes_of_a_token_follow_from_the_configuration(tiny_llama: Path, dtype: str) -> None:
+    engine = LocalEngine(str(tiny_llama), dtype=dtype, device="cpu")
+    foretold = memory.token_bytes(AutoConfig.from_pretrained(tiny_llama), loading.DTYPES[dtype])
+    assert engine._store.token_bytes() == foretold == 2 * 4 * 2 * 8 * loading.DTYPES[dtype].itemsize
+
+
+@pytest.mark.parametrize(("rollouts", "tokens"), [(1, 20), (5, 60), (9, 256)])
+def test_the_kv_foretold_is_the_kv_held(tiny_llama: Path, rollouts: int, tokens: int) -> None:
+    engine = engine_of(tiny_llama)
+    forecast = engine.prepare(rollouts, tokens)
+    everything(engine, [Generate(random_context(s, 2), Sampling(0.8, 1, 9, (s,))) for s in range(rollouts)])
+    assert engine._store.bytes() == forecast.kv == -(-5 * rollouts // 4) * 256 * 1024
+    assert str(forecast).startswith(f"{rollouts} rollouts x up to {tokens:,} tokens on cpu: KV ")
+
+
+def test_weights_are_counted_with_their_packed_copies(tiny_llama: Path) -> None:
+    plain, packed = (LocalEngine(str(tiny_llama), dtype=d, device="cpu").prepare(1, 9) for d in ("float64", "float32"))
+    assert plain.weights == sum(p.nbytes for p in LocalEngine(str(tiny_llama), dtype="float64").model.parameters())
+    assert plain.weights // 2 < packed.weights < plain.weights
+
+
+def test_a_line_that_says_it_all() -> None:
+    assert str(replace(FORECAST, budget=3 << 30)) == (
+        "16 rollouts x up to 1,000 tokens on cpu: KV 80 MiB (4.0 KiB a token), a step up to 1.0 MiB, weights 10 MiB;"
+        " KV budget 3.0 GiB; 22 GiB free"
+    )
+    assert "an unknown amount free" in str(replace(FORECAST, free=None))
+    assert "2.0 GiB more on the host" in str(replace(FORECAST, host_budget=2 << 30))
+
+
+@given(free=st.integers(0, 1 << 28), held=st.integers(0, 1 << 24), rollouts=st.integers(1, 80))
+def test_as_many_abreast_as_fit_and_never_none(free: int, held: int, rollouts: int) -> None:
+    one = replace(FORECAST, free=free, held=held, rollouts=rollouts)
+    assert 1 <= one.abreast <= rollouts
+    assert one.fits == (one.kv + one.step <= free + held)
+    fewer, more = (replace(one, rollouts=n).kv + one.step for n in (one.abreast, one.abreast + 1))
+    assert one.abreast == 1 or fewer <= free + held
+    assert one.abreast == rollouts or more > free + held
+    assert one.fits or f"It does not fit: {one.abreast} rollouts" in str(one)
+
+
+# ---------------------------------------------------------------------- when it runs out
+
+
+def requests() -> list:
+    generates = [
+        Generate(random_context(s), Sampling(0.8, 1, 7, ("m", s)), random_steering(s), DICTIONARY.key, True)
+        for s in range(6)
+    ]
+    return [*generates, Score(random_context(7), (((3,), (4, 5)), ((6, 7, 8),))), Read(random_context(8), (0, 3), (1,))]
+
+
+def outcome(engine: LocalEngine) -> list[str]:
+    """All that came of the requests, as text; residuals by their bits."""
+    torch.set_printoptions(precision=17)
+    return [str(replace(one, reused=0) if hasattr(one, "reused") else one) for one in everything(engine, requests())]
+
+
+def scarce(monkeypatch, engine: LocalEngine, runs_out, error: Exception) -> list[int]:
+    """Have the model's decoder fail in its middle whenever `runs_out(tokens in the pass, failures so far)`."""
+    failures: list[int] = []
+    block = loading.decoder_blocks(engine.model)[2]
+    plain = block.forward
+
+    def forward(hidden, *args, **kwargs):
+        count = engine._forward._attention.pack.count
+        if runs_out(count, len(failures)):
+            failures.append(count)
+            raise error
+        return plain(hidden, *args, **kwargs)
+
+    monkeypatch.setattr(block, "forward", forward)
+    return failures
+
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried 1 bytes"),
+    MemoryError("Unable to allocate 2.00 GiB for an array"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["cuda", "torch on a cpu", "numpy"])
+@pytest.mark.parametrize("most", [40, 5, 1], ids=lambda n: f"{n} tokens a pass")
+def test_out_of_memory_costs_time_and_no_token_and_is_said(tiny_llama, monkeypatch, error, most) -> None:
+    said: list[str] = []
+    expected = outcome(engine_of(tiny_llama, dtype="float32"))
+    engine = engine_of(tiny_llama, dtype="float32", say=said.append, host_budget=1 << 20)
+    for s in range(20, 24):
+        run(engine, Generate(random_context(s), Sampling(0, 1, 2)))  # contexts that wait
+    failures = scarce(monkeypatch, engine, lambda count, _: count > most, error)
+    assert outcome(engine) == expected
+    assert failures and all(count > most for count in failures)
+    assert len(said) == len(failures) and all(line.startswith("out of memory on cpu: ") for line in said)
+    assert "kept KV of waiting rollouts" in said[0] and len(engine._store.away) >= 4
+
+
+def test_one_shortage_gives_up_waiting_contexts_only(tiny_llama, monkeypatch) -> None:
+    said: list[str] = []
+    engine = engine_of(tiny_llama, dtype="float32", say=said.append)
+    run(engine, Generate(random_context(20), Sampling(0, 1, 2)))
+    scarce(monkeypatch, engine, lambda _, before: before < 1, ERRORS[0])
+    assert outcome(engine) == outcome(engine_of(tiny_llama, dtype="float32"))
+    assert len(said) == 1 and (engine.most_rows, engine.chunk) == (64, 1024)
+
+
+def test_what_does_not_fit_at_all_is_a_clear_error_and_the_engine_lives_on(tiny_llama, monkeypatch) -> None:
+    said: list[str] = []
+    engine = engine_of(tiny_llama, say=said.append)
+    with monkeypatch.context() as patch:
+        scarce(patch, engine, lambda *_: True, ERRORS[0])
+        for s in range(2):
+            engine.submit(Generate(random_context(s), Sampling(0, 1, 3)))
+        failed = [one for _ in range(2) for one in engine.poll()]
+    assert len(failed) == 2 and engine.poll() == []
+    for _, one in failed:
+        assert isinstance(one, Failure) and isinstance(one.error, OutOfMemory)
+        assert "does not fit the memory" in str(one.error)
+    assert (engine.most_rows, engine.chunk) == (1, 1)
+    same = Generate(Context().append([0, 5, 9]), Sampling(0, 1, 4))
+    assert run(engine, same).tokens == run(engine_of(tiny_llama), same).tokens
+
+
+def test_other_errors_are_not_taken_for_a_shortage(tiny_llama, monkeypatch) -> None:
+    said: list[str] = []
+    engine = engine_of(tiny_llama, say=said.append)
+    scarce(monkeypatch, engine, lambda *_: True, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run(engine, Generate(random_context(1), Sampling(0, 1, 3)))
+    assert not said
