@@ -38,7 +38,7 @@ class Plan:
 
     samples: responses a prompt and strength, beside a greedy one; half of them find the words that mark a feature, the
     others are counted. positions: at how many places of the greedy unsteered response KL is measured. target_kl: nats;
-    the weakest strength that reaches it is chosen, if it is below the one at which coherence breaks.
+    the weakest strength that reaches it visibly is chosen, if it is below the one at which coherence breaks.
     """
 
     prompts: tuple[str, ...]
@@ -145,6 +145,22 @@ def apart(
     return _pooled(sets, first), float(np.quantile(chance, UPPER))
 
 
+def choice(doses: Sequence[Dose], target_kl: float) -> tuple[float | None, float | None, str]:
+    """Where coherence breaks (None: never), the strength that is chosen (None: none passes), and why not.
+
+    doses: weakest first, the unsteered one at the front. The weakest strength below the break that reaches `target_kl`
+    nats and is visible.
+    """
+    broken = next((d.strength for d in doses[1:] if d.coherent < STILL * doses[0].coherent), None)
+    below = [d for d in doses[1:] if broken is None or d.strength < broken]
+    reaching = [d for d in below if d.kl >= target_kl]
+    if not reaching:
+        most = max((d.kl for d in below), default=0.0)
+        return broken, None, f"coherent strengths reach a KL of {most:.2f} nats, under {target_kl:g}"
+    seen = next((d.strength for d in reaching if d.visible), None)
+    return broken, seen, "" if seen is not None else "coherent strengths make no visible difference"
+
+
 class _Bench:
     """What is the same for every feature: contexts, unsteered responses, and their next-token distributions."""
 
@@ -204,25 +220,15 @@ class _Bench:
             spoken, _ = self.said(steering, feature, repr(strength))
             doses.append(self._dose(feature, strength, spoken, steering))
             said.append(spoken)
-        broken = next((d.strength for d in doses[1:] if d.coherent < STILL * doses[0].coherent), None)
+        broken, strength, why = choice(doses, plan.target_kl)
         below = [d for d in doses[1:] if broken is None or d.strength < broken]
-        reaching = [d for d in below if d.kl >= plan.target_kl]
-        chosen: float | None = None
-        why = ""
-        if not reaching:
-            most = max((d.kl for d in below), default=0.0)
-            why = f"coherent strengths reach a KL of {most:.2f} nats, under {plan.target_kl:g}"
-        elif not reaching[0].visible:
-            why = f"no visible difference at strength {reaching[0].strength:g}, which reaches {plan.target_kl:g} nats"
-        else:
-            chosen = reaching[0].strength
         at = doses.index(below[-1]) if below else 1  # the strongest coherent one shows most of its words
         words = wording.marking(said[at].found, self.plain.found)
         marked = [
             replace(dose, marked=wording.share(spoken.held_out, words))
             for dose, spoken in zip(doses, said, strict=True)
         ]
-        return Screened(feature, self.dictionary.label(feature), chosen, why, broken, words, tuple(marked))
+        return Screened(feature, self.dictionary.label(feature), strength, why, broken, words, tuple(marked))
 
     def _dose(self, feature: int, strength: float, said: _Said, steering: Steering = NO_STEERING) -> Dose:
         distances = tuple(map(wording.distance, self.plain.greedy, said.greedy))

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit import wording
+from toolkit.calibrate import Dose
 from toolkit.engines.base import Scores, run_all
 from toolkit.errors import BadInput
 from toolkit.randomness import stream
-from toolkit.screening import Plan, _Bench, apart, kl, screen
+from toolkit.screening import Plan, _Bench, apart, choice, kl, screen
 from toolkit.steering import Intervention, Steering
 from toolkit.views import viewed
 
@@ -72,6 +73,25 @@ def test_kl_is_that_of_two_distributions() -> None:
 def test_a_plan_that_measures_nothing_is_refused(wrong: dict) -> None:
     with pytest.raises(BadInput):
         Plan(**{"prompts": ("Hello.",), **wrong})
+
+
+def dose(strength: float, kl: float, coherent: float = 1.0, visible: bool = True) -> Dose:
+    return Dose(strength, kl, coherent, (0.5,), 0.5, 0.4, visible)
+
+
+@pytest.mark.parametrize(
+    ("doses", "broken", "chosen"),
+    [
+        ((dose(1, 0.1), dose(2, 0.3), dose(3, 0.9)), None, 2),
+        ((dose(1, 0.1), dose(2, 0.3, visible=False), dose(3, 0.9)), None, 3),
+        ((dose(1, 0.1), dose(2, 0.3, visible=False), dose(3, 0.9, 0.5)), 3, None),
+        ((dose(1, 0.1), dose(2, 0.3, 0.8), dose(3, 0.9)), 2, None),
+        ((dose(1, 0.3, 0.8), dose(2, 0.3)), 1, None),
+    ],
+)
+def test_the_weakest_visible_strength_below_the_break_is_chosen(doses: tuple, broken: object, chosen: object) -> None:
+    found = choice((dose(0, 0, 0.95, False), *doses), 0.2)
+    assert found[:2] == (broken, chosen) and bool(found[2]) == (chosen is None)
 
 
 # ---------------------------------------------------------------------- on the organism
