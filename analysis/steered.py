@@ -198,14 +198,15 @@ def escalated(frames: Frames, strengths: Sequence[float] = ()) -> pd.DataFrame:
 def active_in_place(frames: Frames, place: int) -> Estimate:
     """In how many rounds the automatic INSPECT lists the feature of this place, by rounds; `how` names it and ties."""
     read = frames.activations[frames.activations["rollout"].isin(frames.counted)]
-    return _placed(read.drop_duplicates(["rollout", "round", "feature"])["feature"], place, frames, "rounds")
+    counts = read.groupby(["rollout", "round", "feature"], sort=False).size().groupby(level="feature").size()
+    return _placed(counts, place, frames, "rounds")
 
 
 def held_in_place(frames: Frames, place: int) -> Estimate:
     """In how many rollouts the feature of this place was in force after the calls of a round: state, as published."""
     state = portfolio(frames)
     state = state[state["rollout"].isin(frames.counted)]
-    return _placed(state.drop_duplicates(["rollout", "feature"])["feature"], place, frames, "rollouts")
+    return _placed(state.groupby("feature")["rollout"].nunique(), place, frames, "rollouts")
 
 
 def shared_of_top(frames: Frames, k: int = 20) -> Estimate:
@@ -223,8 +224,8 @@ def shared_of_top(frames: Frames, k: int = 20) -> Estimate:
     return Estimate(found.shared_low, found.shared_low, found.shared_high, len(frames.counted), how)
 
 
-def _placed(features: pd.Series[Any], place: int, frames: Frames, of: str) -> Estimate:
-    counts = features.value_counts()
+def _placed(counts: pd.Series[Any], place: int, frames: Frames, of: str) -> Estimate:
+    counts = counts.sort_values(ascending=False)
     nan, n = float("nan"), len(frames.counted)
     if len(counts) < place:
         return Estimate(nan, nan, nan, n, f"there are {len(counts)} features")

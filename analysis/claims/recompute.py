@@ -56,15 +56,16 @@ def recompute(study: Study, frames: Frames, embed: Embed | None = None) -> Itera
 
     embed: texts to unit vectors, for queries by meaning; without it they are undefined and count as not checked.
     """
-    data = _Data(frames, embed)
+    data = Data(frames, embed)
     for claim in with_bar(study.claims, "recomputing claims"):
         for definition, filters in zip(claim.definitions, claim.filters, strict=True):
-            estimate, absent = _estimate(data, definition, filters)
+            estimate, absent = estimated(data, definition, filters)
             found = verdict(claim.published, estimate, claim.scale, claim.near)
             yield Result(claim, definition, filters, estimate, found, absent)
 
 
-def _estimate(data: _Data, d: Definition, filters: Mapping[str, Any]) -> tuple[Estimate, bool]:
+def estimated(data: Data, d: Definition, filters: Mapping[str, Any]) -> tuple[Estimate, bool]:
+    """What a definition comes to in these data, and whether none of its rollouts are there."""
     nan = float("nan")
     if d.none is not None:
         return Estimate(nan, nan, nan, 0, d.none), not data.picked(filters)
@@ -94,13 +95,14 @@ def _estimate(data: _Data, d: Definition, filters: Mapping[str, Any]) -> tuple[E
     return aggregates.AGGREGATES[d.aggregate].of(sample(first), sample(second)), False
 
 
-class _Data:
+class Data:
     """The frames, and what has been computed from them so far."""
 
     def __init__(self, frames: Frames, embed: Embed | None) -> None:
         self.frames, self.embed = frames, embed
         self._columns: dict[str, pd.Series[Any]] = {}
         self._families: dict[tuple[Callable[..., pd.DataFrame], str], pd.DataFrame] = {}
+        self._only: tuple[object, Frames] | None = None
         self._cut: dict[tuple[tuple[int, int] | None, str], Frames] = {}
 
     def picked(self, filters: Mapping[str, Any]) -> list[str]:
@@ -135,8 +137,16 @@ class _Data:
         return self._families[key][metric.name]
 
     def only(self, ids: list[str], rounds: tuple[int, int] | None, cut_off: str) -> Frames:
-        frames, kept = self._frames(rounds, cut_off), set(ids)
-        return replace(frames, tables=Tables(lambda t: _rows(frames.tables[t], frames.tables[t]["rollout"].isin(kept))))
+        """The frames of these rollouts. Claims about the same ones come after each other, so that the last is kept."""
+        key = (tuple(ids), rounds, cut_off)
+        if self._only is None or self._only[0] != key:
+            frames, kept = self._frames(rounds, cut_off), set(ids)
+
+            def table(name: str) -> pd.DataFrame:
+                return _rows(frames.tables[name], frames.tables[name]["rollout"].isin(kept))
+
+            self._only = (key, replace(frames, tables=Tables(table)))
+        return self._only[1]
 
     def _frames(self, rounds: tuple[int, int] | None, cut_off: str) -> Frames:
         """The frames with only these rounds, and with rollouts that broke off counted or not."""
