@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,7 +34,7 @@ from toolkit.engines.base import (
     check_request,
 )
 from toolkit.engines.table import SteeringTable
-from toolkit.engines.vllm_plan import Outcome, Plan, Row
+from toolkit.engines.vllm_plan import Ask, Outcome, Plan, Row, Vet
 from toolkit.errors import SelfsteerError, SteeringError
 from toolkit.steering import NO_STEERING, Steering
 
@@ -47,8 +50,8 @@ class Servers(Protocol):
 
     def cancel(self, *names: str) -> None: ...
 
-    def on_each(self, plan: Plan) -> list[Outcome]:
-        """What every server makes of one plan; for the canary."""
+    def vet(self, check: Vet) -> None:
+        """Hold every server to a check, also one that comes back later."""
         ...
 
 
@@ -85,7 +88,7 @@ class VllmEngine:
         self._rows: dict[Steering, Row] = {NO_STEERING: Row()}
         self._pending: dict[int, Pending] = {}
         self._failed: list[tuple[int, Failure]] = []
-        self._tickets = 0
+        self._tickets = self._canaries = 0
 
     # ------------------------------------------------------------------ the contract
 
@@ -94,7 +97,7 @@ class VllmEngine:
         known = self._table.layers
         self._table.attach(dictionary)
         for layer in sorted(self._table.layers - known):
-            self._check_canary(layer)
+            self.servers.vet(partial(self._canary, layer))
 
     def submit(self, request: Request) -> int:
         self._tickets += 1
@@ -145,6 +148,7 @@ class VllmEngine:
         steerings = tuple(dict.fromkeys([NO_STEERING, *(s.steering for s in context.segments), after]))
         rows = tuple(self._row(s) for s in steerings)
         base = Plan(f"{ticket}-0", context.tokens, rows, _runs(context, steerings), steerings.index(after))
+        base = replace(base, cuts=tuple(accumulate(map(len, context.segments))))
         if isinstance(request, Generate):
             sampling = request.sampling
             layers: tuple[int, ...] = ()
@@ -192,22 +196,22 @@ class VllmEngine:
             return Residuals(torch.tensor(first.residuals), steered)
         return _scores(request, pending, steered)
 
-    def _check_canary(self, layer: int) -> None:
-        """On every server, steer a known direction at `layer` and see that the logits move."""
+    def _canary(self, layer: int, ask: Ask) -> None:
+        """Steer a known direction at `layer` and see that the logits move; raises SteeringError if they do not."""
+        self._canaries += 1
         token = min(self.tokenizer.stop_tokens, default=0)
-        name, wanted = f"0-canary-{layer}", ((0, tuple(range(self.info.vocabulary))),)
+        name, wanted = f"0-canary-{self._canaries}", ((0, tuple(range(self.info.vocabulary))),)
         plain = Plan(name, (token,), layers=(layer,), positions=(0,), score=wanted, anew=True)
-        before = self.servers.on_each(plain)
-        residual = before[0].residuals
-        if residual is None:
-            raise SteeringError(f"layer {layer} of this server cannot be read; nothing was run")
+        before = ask(plain)
+        if before.residuals is None:
+            raise SteeringError(f"layer {layer} of this model cannot be read; nothing was run")
+        residual = before.residuals[0, 0]
         # the residual turned by a quarter: as long as it, and in another direction whatever it is
-        turned = np.concatenate([residual[0, 0, 1::2], -residual[0, 0, ::2]])[: self.info.d_model]
-        rows = (Row(), Row(f"canary-{layer}", {layer: turned}))
-        after = self.servers.on_each(replace(plain, id=f"{name}-steered", rows=rows, runs=((0, 1, 1),)))
-        for one, other in zip(before, after, strict=True):
-            if not np.abs(np.array(other.scores[0]) - np.array(one.scores[0])).max() > 1e-4:
-                raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")
+        turned = np.concatenate([residual[1::2], -residual[::2]])[: self.info.d_model]
+        rows = (Row(), Row(name, {layer: turned}))
+        after = ask(replace(plain, id=f"{name}-steered", rows=rows, runs=((0, 1, 1),)))
+        if not np.abs(np.array(after.scores[0]) - np.array(before.scores[0])).max() > 1e-4:
+            raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")
 
 
 def _runs(context: Context, steerings: Sequence[Steering]) -> tuple[tuple[int, int, int], ...]:
@@ -269,3 +273,14 @@ def in_process(model: str, **options: Any) -> VllmEngine:
 
     core = Core(model, **options)
     return VllmEngine(core, tokenizer_of(model))
+
+
+def over_http(addresses: Sequence[str], model: str, *, name: str | None = None, **options: Any) -> VllmEngine:
+    """Servers of `model`, of which only the tokenizer is opened here; options are vllm_http.Fleet's.
+
+    name: what the servers call it; default: the hub name, or the folder's.
+    """
+    from toolkit.engines.vllm_http import Fleet
+
+    called = name or (Path(model).name if Path(model).is_dir() else model)
+    return VllmEngine(Fleet(addresses, called, **options), tokenizer_of(model))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.engines.vllm_plan import Floats, Outcome, Plan, salt
+from toolkit.engines.vllm_plan import Floats, Outcome, Plan, Vet, salt
 from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
 
 WORKER = "toolkit.engines.vllm_worker.SteeringWorker"
@@ -111,28 +111,39 @@ class Core:
         self._plans[plan.id] = plan
 
     def poll(self) -> list[tuple[str, Outcome | Exception]]:
-        """Work until something has finished; [] only when nothing is in flight.
-
-        An error in a step is the error of all that are in flight: which tokens it left unsteered cannot be told.
-        """
-        while self._plans:
+        """Work until something has finished; [] only when nothing is in flight. A broken step fails all plans."""
+        found: list[tuple[str, Outcome | Exception]] = []
+        while self._plans and not found:
+            waiting = list(self._plans)
             try:
-                outputs = [o for o in self.engine.step() if o.finished]
-                if outputs:
-                    return self._finished(outputs)
-            except (SelfsteerError, RuntimeError, ValueError, KeyError) as error:
-                lost, wrapped = list(self._plans), SteeringError(f"vLLM's step failed: {error}")
-                self.cancel(*lost)
-                return [(name, wrapped) for name in lost]
-        return []
+                found = self.step()
+            except SteeringError as error:
+                return [(name, error) for name in waiting]
+        return found
 
-    def on_each(self, plan: Plan) -> list[Outcome]:
-        """Carry out one plan alone; for a canary. Raises what it failed of."""
-        self.submit(plan)
-        found = dict(self.poll())[plan.id]
-        if isinstance(found, Exception):
-            raise found
-        return [found]
+    def step(self) -> list[tuple[str, Outcome | Exception]]:
+        """One step of vLLM and what it has finished.
+
+        Raises SteeringError if the step failed, and forgets all plans: which tokens it left unsteered cannot be told.
+        """
+        try:
+            outputs = [o for o in self.engine.step() if o.finished]
+            return self._finished(outputs) if outputs else []
+        except (RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
+            self.cancel(*self._plans)
+            raise SteeringError(f"vLLM's step failed: {error}") from error
+
+    def vet(self, check: Vet) -> None:
+        """Hold this engine to a check. Raises what the check raises."""
+
+        def ask(plan: Plan) -> Outcome:
+            self.submit(plan)
+            found = dict(self.poll())[plan.id]
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        check(ask)
 
     def cancel(self, *names: str) -> None:
         """Forget plans; they never come back from poll()."""

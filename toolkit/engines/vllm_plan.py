@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ class Plan:
     layers, positions: whose residuals come back; positions None means the response's.
     score: (position, tokens): log-probabilities of these tokens after that position.
     anew: compute every token of the prompt, whatever the cache holds, since residuals are not kept with it.
+    cuts: where the prompt's segments end, by which a server is found that may hold the keys and values of some.
     """
 
     id: str
@@ -53,6 +54,7 @@ class Plan:
     positions: tuple[int, ...] | None = None
     score: tuple[tuple[int, tuple[int, ...]], ...] = ()
     anew: bool = False
+    cuts: tuple[int, ...] = ()
 
     def row_ids(self) -> NDArray[np.int64]:
         """The row of every position: the prompt's from the runs, then `after` for all that may be generated."""
@@ -72,7 +74,7 @@ class Plan:
         """Raises KeyError, TypeError or ValueError for what is no plan."""
         found: dict[str, Any] = json.loads(data)
         rows = tuple(Row(d, {int(layer): unpack(v) for layer, v in deltas.items()}) for d, deltas in found.pop("rows"))
-        for name in ("tokens", "stream", "stops", "layers"):
+        for name in ("tokens", "stream", "stops", "layers", "cuts"):
             found[name] = tuple(found[name])
         found["runs"] = tuple((int(a), int(b), int(c)) for a, b, c in found["runs"])
         found["positions"] = None if found["positions"] is None else tuple(found["positions"])
@@ -112,6 +114,11 @@ class Outcome:
             residuals=None if shape_and_data is None else unpack(shape_and_data[1]).reshape(shape_and_data[0]),
             scores=tuple(tuple(some) for some in found["scores"]),
         )
+
+
+Ask = Callable[[Plan], Outcome]
+Vet = Callable[[Ask], None]
+"""What every server is held to: given a way to carry out a plan, it raises a SelfsteerError or is content."""
 
 
 def salt(plan: Plan) -> str:

@@ -1,0 +1,295 @@
+"""Several servers (vllm_server.py) as one: plans go to addresses, and to another one when an address is lost.
+
+Knows plans, outcomes and addresses; no vLLM, steering value or dictionary. A conversation stays with the server that
+holds its keys and values, as long as that answers. A lost server costs what it was computing and its cache, no result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import queue
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from toolkit import errors
+from toolkit.engines.vllm_plan import Outcome, Plan, Vet
+from toolkit.errors import BadInput, SelfsteerError, Unreachable
+
+SAME = ("name", "digest", "n_layers", "d_model", "window", "vocabulary", "dtype", "versions")
+REMEMBERED = 65_536  # turns of conversations whose server is remembered
+LONGEST_WAIT = 30.0  # seconds until a server that is down is asked again
+
+
+@dataclass
+class Address:
+    """One server. busy: plans that it is working at. losses: in a row; each doubles the wait until down_until.
+
+    why: what went wrong last, "" while all is well; a server is vetted anew before it is used again.
+    """
+
+    url: str
+    busy: int = 0
+    losses: int = 0
+    down_until: float = 0.0
+    why: str = ""
+
+
+@dataclass
+class Trip:
+    """A plan on its way: the socket that it waits on, and whether nobody wants it any more."""
+
+    plan: Plan
+    sock: socket.socket | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class Fleet:
+    """Servers of one model. Raises Unreachable for one that does not answer at the start, BadInput for another model.
+
+    silence_s: how long a server may send nothing, not even that it is alive, before it counts as lost.
+    slow_s: how long one server may work at one plan before it is asked elsewhere; None for as long as it likes.
+    patience_s: how long a plan waits while no server answers. tries: servers that may be lost over one plan.
+    most: plans on their way at once.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        model: str,
+        *,
+        silence_s: float = 30.0,
+        slow_s: float | None = None,
+        patience_s: float = 600.0,
+        tries: int = 4,
+        most: int = 512,
+    ) -> None:
+        if not addresses:
+            raise BadInput("no server was named; give at least one address such as http://127.0.0.1:8000")
+        self.silence_s, self.slow_s, self.patience_s, self.tries = silence_s, slow_s, patience_s, tries
+        self._addresses = [Address(checked(a)) for a in addresses]
+        self.about = self._about(self._addresses[0])
+        if model != self.about["name"]:
+            raise BadInput(
+                f"{self._addresses[0].url} serves {self.about['name']}, not {model}; start a server of {model}, or name"
+                " the model that is served"
+            )
+        for address in self._addresses[1:]:
+            self._check_same(address)
+        self._lock = threading.Condition()
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix="selfsteer-vllm")
+        self._trips: dict[str, Trip] = {}
+        self._done: queue.Queue[tuple[str, Trip, Future[Outcome]]] = queue.Queue()
+        self._homes: dict[bytes, Address] = {}
+        self._vets: list[Vet] = []
+
+    # ------------------------------------------------------------------ plans in, outcomes out
+
+    def submit(self, plan: Plan) -> None:
+        trip = Trip(plan)
+        self._trips[plan.id] = trip
+        future = self._pool.submit(self._carried, trip)
+        future.add_done_callback(lambda done: self._done.put((plan.id, trip, done)))
+
+    def poll(self) -> list[tuple[str, Outcome | Exception]]:
+        """Wait until something has come back; [] only when nothing is on its way."""
+        while self._trips:
+            name, trip, done = self._done.get()
+            if self._trips.get(name) is not trip:
+                continue
+            del self._trips[name]
+            error = done.exception()
+            if error is not None and not isinstance(error, SelfsteerError):
+                raise error
+            return [(name, error if error is not None else done.result())]
+        return []
+
+    def cancel(self, *names: str) -> None:
+        """Forget plans; their servers notice that nobody waits any more."""
+        for name in names:
+            trip = self._trips.pop(name, None)
+            if trip is None:
+                continue
+            trip.cancelled.set()
+            if trip.sock is not None:
+                with contextlib.suppress(OSError):  # it may have come to its end in this moment
+                    trip.sock.shutdown(socket.SHUT_RDWR)
+
+    def vet(self, check: Vet) -> None:
+        """Hold every server to a check, now and whenever it comes back from being lost. Raises what the check raises.
+
+        check: takes a function that carries out one plan.
+        """
+        for address in self._addresses:
+            check(lambda plan, at=address: self._ask(at, Trip(plan)))  # type: ignore[misc]
+        self._vets.append(check)
+
+    # ------------------------------------------------------------------ on the way
+
+    def _carried(self, trip: Trip) -> Outcome:
+        """Find a server for a plan, and another when that one is lost. Raises Unreachable when there is none left."""
+        waiting, lost = time.monotonic(), 0
+        while not trip.cancelled.is_set():
+            if time.monotonic() - waiting > self.patience_s:
+                raise Unreachable(f"no server has answered for {self.patience_s:g} s: {self._reasons()}")
+            if lost >= self.tries:
+                raise Unreachable(f"{lost} servers were lost over one request: {self._reasons()}")
+            address = self._home(trip.plan)
+            if address is None:
+                continue
+            try:
+                if address.why:
+                    self._welcome(address)
+                outcome = self._ask(address, trip)
+                self._settle(address, trip.plan, outcome)
+                return outcome
+            except Unreachable as error:
+                waiting, lost = time.monotonic(), lost + 1
+                self._lose(address, str(error))
+            except ConnectionError as error:  # nobody there, so the plan was not taken
+                self._lose(address, str(error))
+            finally:
+                with self._lock:
+                    address.busy -= 1
+        raise Unreachable("nobody waits for this request any more")
+
+    def _home(self, plan: Plan) -> Address | None:
+        """The server of this conversation, else the least busy one; None, after a moment, if all are down."""
+        with self._lock:
+            now = time.monotonic()
+            up = [a for a in self._addresses if a.down_until <= now]
+            if not up:
+                self._lock.wait(max(0.01, min(a.down_until for a in self._addresses) - now))
+                return None
+            known = (self._homes.get(key) for key in reversed(keys(plan.tokens, plan.cuts)))
+            address = next((a for a in known if a in up), None) or min(up, key=lambda a: a.busy)
+            address.busy += 1
+            return address
+
+    def _welcome(self, address: Address) -> None:
+        """See that a server that was lost is what it was. Raises ConnectionError if it is not, or not yet."""
+        try:
+            self._check_same(address)
+            for check in list(self._vets):
+                check(lambda plan: self._ask(address, Trip(plan)))
+        except SelfsteerError as error:
+            raise ConnectionError(str(error)) from error
+        address.why, address.losses = "", 0
+
+    def _lose(self, address: Address, why: str) -> None:
+        with self._lock:
+            address.losses += 1
+            address.why = why or "it was lost"
+            address.down_until = time.monotonic() + min(LONGEST_WAIT, 0.25 * 2**address.losses)
+
+    def _settle(self, address: Address, plan: Plan, outcome: Outcome) -> None:
+        """Remember where this conversation's keys and values are."""
+        tokens = (*plan.tokens, *outcome.tokens)
+        with self._lock:
+            self._homes[keys(tokens, (len(tokens),))[0]] = address
+            if len(self._homes) > REMEMBERED:
+                del self._homes[next(iter(self._homes))]
+
+    def _reasons(self) -> str:
+        said = [f"{a.url}: {a.why}" for a in self._addresses if a.why]
+        return "; ".join(said or ["nothing is known of why"]) + "; start them again and resume the run"
+
+    # ------------------------------------------------------------------ one server
+
+    def _ask(self, address: Address, trip: Trip) -> Outcome:
+        """Carry out a plan on one server.
+
+        Raises ConnectionError if it did not take the plan, Unreachable if it was lost over it, and what the server
+        raised, which no other server would do otherwise.
+        """
+        connection = self._connection(address)
+        try:
+            try:
+                connection.connect()
+                trip.sock = connection.sock
+                if trip.cancelled.is_set():
+                    raise Unreachable("nobody waits for this request any more")
+                connection.request("POST", "/plan", trip.plan.to_bytes())
+            except OSError as error:
+                raise ConnectionError(f"it does not answer ({error})") from error
+            found = self._answer(connection)
+        finally:
+            connection.close()
+        if "error" in found:
+            kind = getattr(errors, str(found["error"]["kind"]), errors.SteeringError)
+            raise kind(f"{address.url}: {found['error']['message']}")
+        return Outcome.from_json(found["outcome"])
+
+    def _answer(self, connection: http.client.HTTPConnection) -> dict[str, Any]:
+        """The JSON that a server sends in its own time; blanks before it say that the server is alive."""
+        began, parts = time.monotonic(), []
+        try:
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                raise BadInput(f"the server refused it: {response.status} {response.reason}; is it a selfsteer server?")
+            while part := response.read1(2**20):
+                parts.append(part)
+                if self.slow_s is not None and time.monotonic() - began > self.slow_s:
+                    raise Unreachable(f"it has worked at one request for {self.slow_s:g} s")
+            return dict(json.loads(b"".join(parts)))
+        except TimeoutError as error:
+            raise Unreachable(f"it has been silent for {self.silence_s:g} s") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Unreachable(f"its answer broke off ({type(error).__name__})") from error
+
+    def _about(self, address: Address) -> dict[str, Any]:
+        """Raises Unreachable if it does not answer."""
+        connection = self._connection(address)
+        try:
+            connection.request("GET", "/about")
+            return self._answer(connection)
+        except OSError as error:
+            raise Unreachable(
+                f"the server {address.url} does not answer ({error}); start it with"
+                " `python -m toolkit.engines.vllm_server`, or leave it out"
+            ) from error
+        finally:
+            connection.close()
+
+    def _check_same(self, address: Address) -> None:
+        """Raises BadInput if a server is not the same as the first one was at the start."""
+        about = self._about(address)
+        for key in SAME:
+            if about.get(key) != self.about[key]:
+                raise BadInput(
+                    f"{address.url} serves {about.get('name')} with {key} {about.get(key)}, the first server"
+                    f" {self.about['name']} with {self.about[key]}; the servers of one run must be alike"
+                )
+
+    def _connection(self, address: Address) -> http.client.HTTPConnection:
+        parts = urlsplit(address.url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        return kind(str(parts.hostname), parts.port, timeout=self.silence_s)
+
+
+def checked(address: str) -> str:
+    """Raises BadInput for what is no address of a server."""
+    parts = urlsplit(address if "//" in address else f"http://{address}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadInput(f"{address!r} is no address of a server; use one such as http://127.0.0.1:8000")
+    return parts.geturl().rstrip("/")
+
+
+def keys(tokens: Sequence[int], cuts: Sequence[int]) -> list[bytes]:
+    """Hashes of the tokens up to each cut."""
+    sha, whole, found, last = hashlib.sha256(), np.array(tokens, np.int64), [], 0
+    for cut in cuts:
+        sha.update(whole[last:cut].tobytes())
+        found.append(sha.digest())
+        last = cut
+    return found

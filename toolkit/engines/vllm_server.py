@@ -1,0 +1,193 @@
+"""A server of one vLLM engine: `python -m toolkit.engines.vllm_server --model NAME --port 8000`.
+
+Knows plans and outcomes; no steering value, dictionary or conversation. It is not `vllm serve`, because that answers
+with text: its reply has no room for how many tokens were steered or for the residuals of the response, and vllm-lens'
+own reply holds those of every token and forbids the prefix cache. The engine, and with it every guard, is the same
+code as in one process (vllm_core.py); this file only carries bytes.
+
+    GET  /about   what is served: model, digest, sizes, versions
+    POST /plan    one plan as JSON; answers with spaces while it works, then {"outcome": ...} or {"error": ...}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Protocol
+
+from toolkit import errors
+from toolkit.engines.vllm_plan import Outcome, Plan
+
+LARGEST = 2**30  # bytes of one plan
+BROKEN = 3  # the exit status of a server whose engine failed; start it again
+
+
+class Steps(Protocol):
+    """What is served: vllm_core.Core."""
+
+    about: dict[str, Any]
+
+    def submit(self, plan: Plan) -> None: ...
+
+    def step(self) -> list[tuple[str, Outcome | Exception]]: ...
+
+    def cancel(self, *names: str) -> None: ...
+
+
+class Service:
+    """One thread that steps the engine, and many that wait for their plan's outcome. New plans join between steps.
+
+    broken: called when a step has failed. What was in flight is then lost here and sent elsewhere by those who asked.
+    """
+
+    def __init__(self, core: Steps, broken: Any = lambda: None) -> None:
+        self.core, self.broken = core, broken
+        self._orders: queue.Queue[tuple[str, Plan | None, queue.Queue[Outcome | Exception]]] = queue.Queue()
+        self._waiting: dict[str, queue.Queue[Outcome | Exception]] = {}
+        self._count, self._lock = 0, threading.Lock()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def submit(self, plan: Plan) -> tuple[str, queue.Queue[Outcome | Exception]]:
+        """Its name here, under which two clients' plans are apart, and where its outcome will be put."""
+        with self._lock:
+            self._count += 1
+            name = str(self._count)
+        answer: queue.Queue[Outcome | Exception] = queue.Queue()
+        self._orders.put((name, replace(plan, id=name), answer))
+        return name, answer
+
+    def cancel(self, name: str) -> None:
+        self._orders.put((name, None, queue.Queue()))
+
+    def _run(self) -> None:
+        while True:
+            self._take()
+            try:
+                for name, found in self.core.step():
+                    self._waiting.pop(name).put(found)
+            except errors.SteeringError as error:
+                for answer in self._waiting.values():
+                    answer.put(errors.Unreachable(str(error)))
+                self._waiting = {}
+                self.broken()
+
+    def _take(self) -> None:
+        """Take all orders that are there; wait for one if there is nothing else to do."""
+        while not self._waiting or not self._orders.empty():
+            name, plan, answer = self._orders.get()
+            if plan is None:
+                if self._waiting.pop(name, None) is not None:
+                    self.core.cancel(name)
+                continue
+            try:
+                self.core.submit(plan)
+            except errors.SelfsteerError as error:
+                answer.put(error)
+            else:
+                self._waiting[name] = answer
+
+
+def handler(service: Service, beat_s: float) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        """One request a connection. Its end is the end of the answer, and half an answer is none."""
+
+        def do_GET(self) -> None:
+            if self.path != "/about":
+                self.send_error(404)
+                return
+            self._begin()
+            self.wfile.write(json.dumps(service.core.about).encode())
+
+        def do_POST(self) -> None:
+            size = self.headers.get("Content-Length", "")
+            if self.path != "/plan" or not size.isdigit() or int(size) > LARGEST:
+                self.send_error(404 if self.path != "/plan" else 411)
+                return
+            try:
+                plan = Plan.from_bytes(self.rfile.read(int(size)))
+            except (KeyError, TypeError, ValueError) as error:
+                self.send_error(400, explain=f"this is no plan: {error!r}")
+                return
+            self._begin()
+            name, answer = service.submit(plan)
+            try:
+                found = self._wait(answer)
+                self.wfile.write(json.dumps(reply(found)).encode())
+            except OSError:  # whoever asked is gone
+                service.cancel(name)
+
+        def _begin(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+
+        def _wait(self, answer: queue.Queue[Outcome | Exception]) -> Outcome | Exception:
+            while True:
+                try:
+                    return answer.get(timeout=beat_s)
+                except queue.Empty:
+                    self.wfile.write(b" ")  # alive and at work; blanks before JSON mean nothing
+                    self.wfile.flush()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler
+
+
+def reply(found: Outcome | Exception) -> dict[str, Any]:
+    if isinstance(found, Outcome):
+        return {"outcome": found.to_json()}
+    return {"error": {"kind": type(found).__name__, "message": str(found)}}
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024  # as many rollouts may ask in the same moment
+
+
+def serve(core: Steps, host: str, port: int, beat_s: float = 5.0, broken: Any = None) -> Server:
+    """A server on an address, not yet running; port 0 takes a free one. `serve_forever()` runs it."""
+    return Server((host, port), handler(Service(core, broken or (lambda: None)), beat_s))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m toolkit.engines.vllm_server", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--model", required=True, help="hub name or folder; `organism`, the small one that ships here")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; nobody is asked who they are")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share each layer")
+    parser.add_argument("--pipeline-parallel", type=int, default=1, help="groups of layers, each on its own GPUs")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=JSON", help="any of vLLM's EngineArgs, repeated"
+    )
+    chosen = parser.parse_args(arguments)
+    from toolkit import organism
+    from toolkit.engines.vllm_core import Core
+
+    options = {name: json.loads(value) for name, _, value in (o.partition("=") for o in chosen.option)}
+    core = Core(
+        str(organism.MODEL) if chosen.model == "organism" else chosen.model,
+        name="organism" if chosen.model == "organism" else None,
+        dtype=chosen.dtype,
+        tensor_parallel=chosen.tensor_parallel,
+        pipeline_parallel=chosen.pipeline_parallel,
+        **options,
+    )
+    # after a broken step the engine's memory is not to be trusted: those who wait get their answer, then it is over
+    server = serve(core, chosen.host, chosen.port, broken=lambda: threading.Timer(1.0, os._exit, (BROKEN,)).start())
+    print(f"serving {core.about['name']} at http://{chosen.host}:{server.server_port}", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
