@@ -6,6 +6,7 @@ replayed from their record and continued. Knows no scenario: a condition brings 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from scenarios.folder import begin, locked, manifest, path_of, write_json, write
 from scenarios.live import Live
 from scenarios.progress import Outcome, Progress
 from toolkit.dictionary import FeatureDictionary
-from toolkit.engines.base import Completion, Engine
+from toolkit.engines.base import Completion, Engine, Foretelling
 from toolkit.errors import BadInput, SelfsteerError
 
 __all__ = ["Condition", "manifest", "path_of", "run"]
@@ -76,6 +77,7 @@ def run(
         for name, whole in (beside or {}).items():
             write_json(out / name, whole)
         waiting = [(c, seed) for seed in range(seeds) for c in conditions]
+        abreast = _that_fit(engine, conditions, min(abreast, len(waiting)), quiet)
         progress = Progress(len(waiting), sum(c.rounds for c, _ in waiting), quiet)
         outcome = Outcome()
         begun = time.perf_counter()
@@ -83,6 +85,20 @@ def run(
             _drive(iter(waiting), engine, out, abreast, progress, outcome)
         outcome.tokens, outcome.wall_s = progress.tokens, time.perf_counter() - begun
     return outcome
+
+
+def _that_fit(engine: Engine, conditions: Sequence[Condition], abreast: int, quiet: bool) -> int:
+    """How many rollouts go abreast: as many of these as the engine says fit its memory. Says what it foretold."""
+    if not isinstance(engine, Foretelling):
+        return abreast
+    # a round adds a response and, as a rule, no more than as much again that is told
+    longest = max(
+        len(engine.tokenizer.encode(c.agent.system)) + 2 * c.rounds * c.agent.sampling.max_tokens for c in conditions
+    )
+    forecast = engine.prepare(abreast, longest)
+    if not quiet:
+        print(forecast, file=sys.stderr, flush=True)
+    return forecast.abreast
 
 
 def _drive(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from toolkit.context import Context
 from toolkit.errors import BadInput, SteeringError, WindowFull
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from toolkit.dictionary import FeatureDictionary
+    from toolkit.engines.memory import Forecast
 
 Why = Literal["stop", "length", "window"]  # a stop token came; max_tokens reached; the model's window is full
 
@@ -221,6 +222,15 @@ def check_request(request: Request, info: ModelInfo) -> None:
         for layer in request.layers:
             if not 0 <= layer < info.n_layers:
                 raise BadInput(f"layer {layer} is out of range; the model has layers 0 to {info.n_layers - 1}")
+
+
+@runtime_checkable
+class Foretelling(Protocol):
+    """An engine that can say what a run will take of its memory."""
+
+    def prepare(self, rollouts: int, tokens: int) -> Forecast:
+        """What `rollouts` abreast of up to `tokens` tokens will take; makes room for as many of them as fit."""
+        ...
 
 
 def check_steered(context: Context, result: Result, response_steering: Steering = NO_STEERING) -> None:
