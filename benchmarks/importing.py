@@ -31,10 +31,10 @@ IMPORT = "import sys; from analysis.importers import import_folder; import_folde
 LOAD = "import sys; from analysis import load; f = load(sys.argv[2]); [f.tables[t] for t in f.tables]"
 
 
-def measured(code: str, *arguments: str) -> Row:
+def measured(code: str, *arguments: str, python: str = sys.executable) -> Row:
     """Seconds by the clock and of work, and peak resident GB, of one Python process; its start included."""
     begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT)
+    process = subprocess.Popen([python, "-c", code, *arguments], cwd=ROOT)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
