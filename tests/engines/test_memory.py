@@ -11,12 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
+from scenarios import folder
+from scenarios.run import run as run_scenario
 from tests.engines.contract import everything
 from tests.engines.test_local import DICTIONARY, engine_of, random_context, random_steering
+from tests.scenarios import driving
 from toolkit.context import Context
 from toolkit.engines import loading, memory
 from toolkit.engines.base import Failure, Generate, Read, Sampling, Score, run
 from toolkit.engines.local import LocalEngine
+from toolkit.engines.scripted import ScriptedEngine
 from toolkit.errors import OutOfMemory
 
 FORECAST = memory.Forecast(16, 1000, 1 << 12, 10 << 20, 1 << 20, "cpu", free=22 << 30)
@@ -153,3 +157,33 @@ def test_other_errors_are_not_taken_for_a_shortage(tiny_llama, monkeypatch) -> N
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         run(engine, Generate(random_context(1), Sampling(0, 1, 3)))
     assert not said
+
+
+class Small(ScriptedEngine):
+    """A scripted engine on a machine with room for two, which counts how many go abreast."""
+
+    abreast = 0
+
+    def prepare(self, rollouts: int, tokens: int) -> memory.Forecast:
+        room = 3 * memory.places(tokens) * 1024
+        return memory.Forecast(rollouts, tokens, 1024, 0, 0, "paper", free=room)
+
+    def submit(self, request) -> int:
+        ticket = super().submit(request)
+        self._open = getattr(self, "_open", set()) | {ticket}
+        self.abreast = max(self.abreast, len(self._open))
+        return ticket
+
+    def poll(self):
+        finished = super().poll()
+        self._open -= {ticket for ticket, _ in finished}
+        return finished
+
+
+def test_a_run_says_what_it_will_take_and_goes_as_many_abreast_as_fit(tmp_path: Path, capsys) -> None:
+    on = Small(driving.answer, residuals=driving.residuals)
+    planned = [driving.condition("a", on)]
+    about = folder.manifest("test", {"rounds": 4}, planned, 5, on)
+    outcome = run_scenario(planned, 5, on, tmp_path / "run", about, abreast=4)
+    assert outcome.ended.get("failed", 0) == 0 and on.abreast == 2
+    assert "4 rollouts x up to " in (said := capsys.readouterr().err) and "It does not fit: 2 rollouts at once" in said
