@@ -55,7 +55,7 @@ def detections(frames: Frames) -> pd.DataFrame:
     """
     counted = set(frames.counted)
     outside = frames.steering[(frames.steering["source"] == "external") & frames.steering["rollout"].isin(counted)]
-    of_rollout = _Tables(frames, sorted(set(outside["rollout"])))
+    of_rollout = _Tables(frames, set(outside["rollout"]), set(outside["feature"]))
     rows = []
     for _, state in outside.groupby(["rollout", "feature"], sort=False):
         rows.append(_coded(str(state["rollout"].iloc[0]), int(state["feature"].iloc[0]), state, of_rollout))
@@ -144,16 +144,16 @@ def order(found: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Tables:
-    """The frames cut by rollout once, for many rows."""
+    """The frames cut by rollout once, for many rows; of what was shown only the features in question."""
 
-    def __init__(self, frames: Frames, rollouts: Iterable[str]) -> None:
-        wanted = set(rollouts)
+    def __init__(self, frames: Frames, wanted: set[str], features: set[int]) -> None:
         self.labels = frames.labels
         said = prose(frames)
         self.rounds = _by_rollout(said[said["rollout"].isin(wanted)])
         ok = frames.calls[(frames.calls["outcome"] == "ok") & frames.calls["rollout"].isin(wanted)]
         self.calls = _by_rollout(ok.sort_values(["round", "order"]))
-        self.shown = _by_rollout(frames.shown[frames.shown["rollout"].isin(wanted)])
+        listed = frames.shown["rollout"].isin(wanted) & frames.shown["feature"].isin(features)
+        self.shown = _by_rollout(frames.shown[listed])
 
 
 def _by_rollout(table: pd.DataFrame) -> dict[str, list[dict[Any, Any]]]:

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,15 +18,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.analysis.importers.synthetic_sae_study import many
+from tests.analysis.importers.synthetic_sae_study import many, plan
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
+WORD_BYTES = 16
+"""Of a word of a response in a file: it is there twice, in the transcript and in the messages."""
 Row = dict[str, object]
 PARSE = (
     "import json, pathlib, sys; [json.loads(p.read_bytes()) for p in sorted(pathlib.Path(sys.argv[1]).rglob('*.json'))]"
 )
 IMPORT = "import sys; from analysis.importers import import_folder; import_folder(sys.argv[1], sys.argv[2])"
+CLAIMS = (
+    "import sys; from analysis import load; from analysis.claims import read, recompute;"
+    " print(len(list(recompute(read('sae_self_steering'), load(sys.argv[2])))), 'claims')"
+)
 LOAD = "import sys; from analysis import load; f = load(sys.argv[2]); [f.tables[t] for t in f.tables]"
 
 
@@ -45,16 +50,19 @@ def measured(code: str, *arguments: str, python: str = sys.executable) -> Row:
 
 def sae_study(folder: Path, files: int, megabytes: float) -> list[Row]:
     """Import and load `files` result files of about `megabytes` in all."""
-    rate = [many(folder / "try", 25, padding=p) for p in (0, 100)]
-    padding = round(max(0.0, (megabytes * 1e6 * 25 / files - rate[0]) / (rate[1] - rate[0]) * 100))
-    shutil.rmtree(folder / "try")
-    written = many(folder / "results", files, padding=padding) / 1e6
+    written = many(folder / "results", files) / 1e6
+    if written < megabytes:
+        rounds = sum(cell[3] for _, cell in plan(files))
+        written = (
+            many(folder / "results", files, padding=round((megabytes - written) * 1e6 / rounds / WORD_BYTES)) / 1e6
+        )
     work = f"{files} files, {written:.0f} MB"
     rows = []
     for name, code, target in (
         ("only parsing the JSON", PARSE, ""),
         ("selfsteer import, SAE study", IMPORT, "<= 40 s, 1.5 GB"),
         ("load() with every table", LOAD, ""),
+        ("every claim of the study, from Parquet", CLAIMS, "<= 15 s"),
     ):
         found = measured(code, str(folder / "results"), str(folder / "out"))
         rows.append({"row": name, **found, "target": target, "work": work})

@@ -119,7 +119,7 @@ class Writer:
 
     def __enter__(self) -> Writer:
         if self.out.exists() and any(self.out.iterdir()) and not (self.out / MANIFEST).exists():
-            left = {p.name for p in self.out.iterdir()} - {f".{t.name}.parquet" for t in TABLES} - {"report"}
+            left = {p.name for p in self.out.iterdir()} - {f".{t.name}.parquet" for t in TABLES} - {"report", "claims"}
             if left:
                 raise BadInput(f"{self.out} holds other files ({min(left)}); give --out a new folder")
         self.out.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,9 @@ CANONICAL = ["INSPECT", "SEARCH_FEATURES", "STEER", "REMOVE_STEERING", "STEER_CL
 
 def label(feature: int) -> str:
     """Some labels hold words that the wordings replace, brackets and quotes; 5 has none, as some features of theirs."""
-    return f"feature_{feature}" if feature == 5 else f'label {feature} of a "feature" (kind: {feature % 7}.5)'
+    if feature == 5:
+        return "feature_5"
+    return f'Words of a "feature" in sentences of kind {feature % 7} (number: {feature}.5)'
 
 
 class Run:
@@ -174,32 +176,64 @@ def _held(feature: int, strength: float) -> dict[str, Any]:
     return {"index_in_sae": feature, "strength": strength, "mode": "add"}
 
 
-def many(folder: Path, count: int, rounds: int = 17, readings: int = 100, padding: int = 0, seed: int = 1) -> int:
+FRAMINGS = ("research", "other_model", "potions", "minimal", "no_tools", "full_technical")
+PIRATE = {34737: 0.6}
+Cell = tuple[str, str, int, int, dict[str, Any]]
+CELLS: tuple[Cell, ...] = (
+    *((f"exp1_{f}", f, 50, 20, {}) for f in FRAMINGS),
+    *(("rerun_fixed", f, 1, 20, {}) for f in FRAMINGS),
+    *(("rerun_v2", f, n, 20, {}) for f, n in zip(FRAMINGS, (3, 3, 1, 1, 0, 1), strict=True)),
+    *((f"scen_a_rwanda_{c}", "research", 15, 8, {"inject": PIRATE}) for c in ("no_check", "no_hint")),
+    ("scen_a_rwanda_opaque", "research", 15, 8, {"inject": PIRATE, "opaque_labels": True}),
+    *((f"scen_a_{c}", "research", 10, 8, {"inject": PIRATE}) for c in ("rwanda_full_tools", "formal", "neutral")),
+    ("scen_c_post_interference", "research", 15, 15, {"inject": PIRATE, "remove_injection_at": 6}),
+    ("scen_c_control", "research", 15, 15, {}),
+    ("scen_c_opaque", "research", 10, 15, {"inject": PIRATE, "remove_injection_at": 6, "opaque_labels": True}),
+    ("scen_f_guided", "research", 15, 10, {}),
+    ("scen_f_free", "research", 10, 10, {}),
+)
+"""The published set: tag, framing, files, rounds, and how they were run; 455 files."""
+
+
+def plan(count: int) -> list[tuple[str, Cell]]:
+    """The first `count` files of the published set as (tag, cell), every cell's first file before any second."""
+    listed = [(n, place, cell) for place, cell in enumerate(CELLS) for n in range(1, cell[2] + 1)]
+    return [(f"{cell[0]}_s{n}", cell) for n, _, cell in sorted(listed, key=lambda row: row[:2])][:count]
+
+
+def many(folder: Path, count: int, readings: int = 100, padding: int = 0, seed: int = 1) -> int:
     """`count` files of seeded content in the study's proportions; `padding` words more per response.
 
-    Returns the bytes written.
+    Returns the bytes written. Raises ValueError for more files than were published.
     """
-    framings, size = ("research", "other_model", "potions", "minimal", "full_technical"), 0
-    for number in range(count):
-        draw, filler = random.Random(f"{seed}/{number}"), random.Random(f"{seed}/{number}/padding")
-        framing = framings[number % len(framings)]
-        run = Run(f"exp1_{framing}_s{number // len(framings) + 1}", framing, rounds=rounds)
+    planned, size = plan(count), 0
+    if len(planned) < count:
+        raise ValueError(f"the published set has {len(planned)} files, not {count}")
+    for tag, (_, framing, _, rounds, config) in planned:
+        draw, filler = random.Random(f"{seed}/{tag}"), random.Random(f"{seed}/{tag}/padding")
+        script = [f"Question {n}?" for n in range(rounds)] if tag.startswith("scen") else None
+        run = Run(tag, framing, script=script, rounds=rounds, **config)
         run.listed = readings
-        for _ in range(rounds):
-            calls: list[tuple[str, Any]] = []
-            if draw.random() < 0.5:
-                calls.append(("search", draw.choice(["warm words", "the sea", "query", "curiosity"])))
-            if draw.random() < 0.4:
-                calls.append(("inspect", None))
-            if draw.random() < 0.3:
-                calls.append(("steer", (draw.choice([101, 104, 35, 9]), draw.choice([0.2, 0.3, -0.5]))))
-            if draw.random() < 0.1:
-                calls.append(("clear", None))
+        for number in range(rounds):
+            calls = _drawn(draw) if framing != "no_tools" else []
             text = " ".join(f"word{filler.randrange(900)}" for _ in range(60 + padding)) + "\n"
             for kind, given in draw.sample(calls, len(calls)):
                 inside = f'"{given}"' if kind == "search" else "" if given is None else f"{given[0]}, {given[1]:+g}"
                 text += f"{run.named(kind)}({inside})\n"
             active = [(draw.randrange(65536), round(3 * draw.random(), 4)) for _ in range(readings)]
-            run.round(text, *calls, active=active)
+            run.round(text, *calls, active=active, last=number == rounds - 1)
         size += run.write(folder).stat().st_size
     return size
+
+
+def _drawn(draw: random.Random) -> list[tuple[str, Any]]:
+    calls: list[tuple[str, Any]] = []
+    if draw.random() < 0.5:
+        calls.append(("search", draw.choice(["warm words", "the sea", "query", "curiosity"])))
+    if draw.random() < 0.4:
+        calls.append(("inspect", None))
+    if draw.random() < 0.3:
+        calls.append(("steer", (draw.choice([101, 104, 35, 9]), draw.choice([0.2, 0.3, -0.5]))))
+    if draw.random() < 0.1:
+        calls.append(("clear", None))
+    return calls

@@ -20,7 +20,7 @@ def call(*arguments):
 
 def test_import_says_what_came_of_it_and_a_report_reads_it(tmp_path):
     results, out = tmp_path / "results", tmp_path / "out"
-    many(results, 5, rounds=4, readings=6)
+    many(results, 5, readings=6)
     Run("exp1_research_s41").round("You.\x1b[2J").write(results, whole=False)
     odd = Run("scen_a_rwanda_opaque_s1", inject={34737: 0.6}, script=["a", "b"], opaque_labels=True)
     odd.round("STEER_CLEAR() <script>alert(1)</script>", ("clear", None)).round("x", last=True).write(results)

@@ -217,7 +217,7 @@ def test_labels_that_were_not_shown_as_they_are_are_not_learnt_and_placeholders_
     assert frames.manifest["placeholder_labels"] == {"5": "feature_5"}
     shown = dict(rows(frames.shown[frames.shown["feature"] == 101], "rollout", "label"))
     assert shown["scen_a_rwanda_opaque/1"] == "feature_101"
-    assert shown["exp1_potions/1"] == 'label 101 of a "potion" (kind: 3.5)'
+    assert shown["exp1_potions/1"] == label(101).replace("feature", "potion")
     assert frames.rollouts["label_view"].tolist() == ["real", "opaque"]
 
 
