@@ -5,9 +5,45 @@ Knows no markup; the numbers are the summary's.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from analysis.detection import CATEGORIES
 from analysis.summary import Summary
 from analysis.words import SHORT, Table, number, rate
+
+
+def predictions(summary: Summary) -> Table:
+    """What became of each prediction that was written beside the run."""
+    rows = tuple(
+        (
+            f.prediction.id,
+            f.prediction.text,
+            f.outcome,
+            number(f.estimate),
+            f"{'above' if f.prediction.above is not None else 'below'} {f.prediction.threshold:g}",
+            str(f.estimate.n),
+            f.registered,
+        )
+        for f in summary.predictions
+    )
+    how = "; ".join(dict.fromkeys(f"{f.prediction.id}: {f.estimate.how}" for f in summary.predictions))
+    note = (
+        "Hit: the whole interval is on the predicted side of the threshold; miss: on the other; undecided: it crosses. "
+        f"Where a number has no interval by its nature, its value decides. {how}."
+    )
+    columns = ("prediction", "in words", "outcome", "found", "predicted", "n", "written")
+    return Table("Predictions", columns, rows, note)
+
+
+def foretold(summary: Summary) -> list[str]:
+    """The predictions in one sentence, if there are any."""
+    counts = Counter(f.outcome for f in summary.predictions if f.registered == "before the start")
+    late = sum(f.registered != "before the start" for f in summary.predictions)
+    if not summary.predictions:
+        return []
+    said = ", ".join(f"{counts[o]} {o}" for o in ("hit", "miss", "undecided", "undefined") if counts[o]) or "none"
+    line = f"Of {sum(counts.values())} predictions written before the run began: {said}."
+    return [f"{line} {late} more were changed, added or removed later and are no predictions." if late else line]
 
 
 def categories(summary: Summary) -> Table:

@@ -23,6 +23,7 @@ from analysis.calls import calls_by_round
 from analysis.frames import Frames
 from analysis.safe import plain
 from analysis.summary import Summary, grouping
+from analysis.words import SHORT
 
 DPI = 150
 WIDTH_IN = 7.2
@@ -100,8 +101,8 @@ def drawings(frames: Frames, summary: Summary) -> list[Drawing]:
     whole = set(frames.counted)
     groups = {group: [r for r in ids if r in whole] for group, ids in grouping(frames, summary.by).items()}
     made = [
-        _forest(summary, "rates", "Tool use and degeneration", RATE_PANELS),
-        _forest(summary, "degeneration", "Degeneration, by definition", DEGENERATE_PANELS),
+        forest(summary, "rates", "Tool use and degeneration", RATE_PANELS),
+        forest(summary, "degeneration", "Degeneration, by definition", DEGENERATE_PANELS),
         _calls_by_round(frames, summary, groups),
         _strengths(frames, summary, groups),
         _active_and_steered(summary),
@@ -109,7 +110,8 @@ def drawings(frames: Frames, summary: Summary) -> list[Drawing]:
     return [d for d in made if d is not None]
 
 
-def _forest(summary: Summary, name: str, title: str, metrics: Sequence[str]) -> Drawing:
+def forest(summary: Summary, name: str, title: str, metrics: Sequence[str]) -> Drawing:
+    """Rates with their intervals, a panel for each metric and a row for each group."""
     cells = [c for c in summary.rates if c.metric.name in metrics]
     what = "; ".join(f"{c.metric.identifier}: {c.metric.meaning}" for c in cells if c.group == summary.groups[0])
     sizes = {c.estimate.n for c in cells}
@@ -127,7 +129,7 @@ def _forest(summary: Summary, name: str, title: str, metrics: Sequence[str]) -> 
         for ax, metric in zip(axes, metrics, strict=True):
             found = [summary.cell(metric, group) for group in summary.groups]
             _intervals(ax, at, found, palette)
-            ax.set_title(TITLES[metric], color=palette.ink, loc="left")
+            ax.set_title(TITLES.get(metric, SHORT.get(metric, metric)), color=palette.ink, loc="left")
             ax.set_xlim(-0.03, 1.03)
             ax.set_xticks([0, 0.5, 1], ["0", "50", "100"])
         axes[0].set_yticks(at, [plain(g, 28) for g in summary.groups])

@@ -13,20 +13,58 @@ from matplotlib.ticker import MaxNLocator
 from analysis import stats
 from analysis.detection import curves, detections
 from analysis.frames import Frames
-from analysis.plots import WIDTH_IN, Drawing, Palette, filtered, panels, span
+from analysis.plots import WIDTH_IN, Drawing, Palette, filtered, forest, panels, span
 from analysis.safe import plain
-from analysis.summary import Summary, grouping
+from analysis.summary import AFTER, Summary, grouping
 from analysis.words import SHORT
 
 
 def injected_drawings(frames: Frames, summary: Summary) -> list[Drawing]:
     """Every figure of this kind that the run has data for."""
     made = [
+        _predictions(summary) if summary.predictions else None,
         _noticing(frames, summary) if summary.categories else None,
         _activation(frames, summary) if summary.categories else None,
+        forest(summary, "after", "Back to what was injected", AFTER) if _has_sandbox(summary) else None,
         _effects(summary) if summary.effects else None,
     ]
     return [d for d in made if d is not None]
+
+
+def _predictions(summary: Summary) -> Drawing:
+    shown = [f for f in summary.predictions if not np.isnan(f.estimate.value)]
+    caption = (
+        "Predictions: point and interval of each query, the threshold as a line, the predicted side shaded. Filled: "
+        "written before the run began; open: changed, added or removed later. "
+        f"{'; '.join(f'{f.prediction.id}: {f.prediction.text} ({f.outcome}; {f.estimate.how})' for f in shown)} "
+        f"{filtered(summary)}"
+    )
+
+    def draw(palette: Palette) -> Figure:
+        figure = Figure(figsize=(WIDTH_IN, 0.7 + 0.5 * max(1, len(shown))))
+        axes = figure.subplots(max(1, len(shown)), 1, squeeze=False)[:, 0]
+        for ax, f in zip(axes, shown, strict=False):
+            e, at = f.estimate, f.prediction.threshold
+            reach = [v for v in (e.value, e.low, e.high, at) if np.isfinite(v)]
+            pad = 0.15 * ((max(reach) - min(reach)) or 1.0)
+            ax.set_xlim(min(reach) - pad, max(reach) + pad)
+            sides = (at, ax.get_xlim()[1]) if f.prediction.above is not None else (ax.get_xlim()[0], at)
+            ax.axvspan(*sides, color=palette.second, alpha=0.12, lw=0)
+            ax.axvline(at, color=palette.faint, lw=0.8)
+            ax.plot([e.low, e.high], [0, 0], color=palette.accent, lw=1.6, alpha=0.55)
+            early = f.registered == "before the start"
+            ax.plot(e.value, 0, "o", color=palette.accent, ms=5, mfc=palette.accent if early else "none")
+            ax.set_yticks([0], [plain(f"{f.prediction.id}: {f.outcome}", 34)])
+            ax.tick_params(length=0)
+            ax.spines["left"].set_visible(False)
+        figure.tight_layout()
+        return figure
+
+    return Drawing("predictions", "Predictions", caption, draw)
+
+
+def _has_sandbox(summary: Summary) -> bool:
+    return any(cell.metric.name in AFTER for cell in summary.rates)
 
 
 def _noticing(frames: Frames, summary: Summary) -> Drawing:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from analysis.claims.predictions import foretold
 from analysis.coding import judgements
 from analysis.frames import load
 from analysis.page import Pictured, pages
@@ -50,7 +51,7 @@ def report(run_dir: str | Path, out: str | Path | None = None, by: str = "condit
     """
     frames = load(run_dir)
     judged = judgements(run_dir)
-    summary = summarise(frames, by=by, judged=judged if len(judged) else None)
+    summary = summarise(frames, by=by, judged=judged if len(judged) else None, predictions=foretold(run_dir, frames))
     folder = Path(out) if out is not None else Path(run_dir) / "report"
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [Pictured.of(d) for d in (*injected_drawings(frames, summary), *drawings(frames, summary))]

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import detection, provenance, stats
+from analysis.claims.predictions import Foretold
 from analysis.coding import agreement
 from analysis.factorial import Effect, design, effects
 from analysis.frames import WHOLE, Frames
@@ -139,6 +140,7 @@ class Summary:
     comparisons: tuple[Comparison, ...]
     categories: tuple[tuple[str, tuple[int, ...]], ...]
     agreement: tuple[tuple[str, stats.Estimate], ...]
+    predictions: tuple[Foretold, ...]
     effects: tuple[tuple[Metric, Effect], ...]
     provenance: tuple[tuple[str, int], ...]
     overlap: Overlap
@@ -160,10 +162,12 @@ def summarise(
     numbers: Sequence[str] = NUMBERS,
     top: int = 20,
     judged: pd.DataFrame | None = None,
+    predictions: Sequence[Foretold] = (),
 ) -> Summary:
     """Compute every table of the report. `by` is a column of rollouts, such as condition, framing or arm.
 
-    judged: judgements of a second coder (coding.judgements), where there are any.
+    judged: judgements of a second coder (coding.judgements), where there are any. predictions: as
+    claims.predictions.foretold gives them.
     """
     groups = grouping(frames, by)
     injected = bool((frames.steering["source"] == "external").any())
@@ -193,6 +197,7 @@ def summarise(
         ),
         agreement=tuple(agreement(frames, judged).items()) if judged is not None else (),
         effects=tuple(crossed(frames, values, tested)),
+        predictions=tuple(predictions),
         provenance=tuple((k, int(origin.get(k, 0))) for k in ("search", "inspect", "both", "neither")),
         overlap=provenance.overlap(frames, top),
         unfinished=len(frames.unfinished),

@@ -34,6 +34,7 @@ def tables(summary: Summary) -> list[Table]:
     degeneration = tuple(c.metric.name for c in summary.rates if c.metric.name.startswith("degenerate"))
     monitors = tuple(c.metric.name for c in summary.rates if c.metric.name.startswith("monitor"))
     made = [
+        findings.predictions(summary),
         _rollouts(summary),
         _cells(summary, "Tool use", TOOL_RATES, summary.rates),
         _cells(summary, "Degeneration, by definition", (*dict.fromkeys(degeneration), *monitors[:1]), summary.rates),
@@ -43,7 +44,7 @@ def tables(summary: Summary) -> list[Table]:
         _cells(summary, "Noticing what was injected", INJECTED, summary.rates),
         _cells(summary, "Back to what was injected", AFTER, summary.rates),
         _cells(summary, "What was searched for in the sandbox", AFTER_SHARES, summary.numbers),
-        _cells(summary, "Answers to problems", (*ANSWERS, "steered"), summary.rates),
+        _cells(summary, "Answers to problems", (*ANSWERS, "steered"), summary.rates) if problems else Table("", (), ()),
         findings.categories(summary),
         findings.agreement(summary),
         findings.effects(summary),
@@ -68,6 +69,7 @@ def found(summary: Summary) -> list[str]:
         f"{counted} rollouts in {len(summary.groups)} {summary.by}{'s' * (len(summary.groups) != 1)}; "
         + (f"{' and '.join(lost)}, in no rate and listed apart." if lost else "none failed, none is unfinished.")
     ]
+    lines += findings.foretold(summary)
     if summary.comparisons:
         small = [c for c in summary.comparisons if c.p_adjusted < 0.05]
         lines.append(

@@ -56,14 +56,17 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def begin(out: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest of a new run, or hold an old one against it. Raises BadInput naming what differs."""
+    """Write the manifest of a new run, with the predictions that lie beside it, or hold an old one against it.
+
+    Raises BadInput naming what differs.
+    """
     path = out / "manifest.json"
     if not path.exists():
         if any(out.glob("rollouts/*/*.jsonl")):
             raise BadInput(f"{out} holds rollouts but no manifest.json; give another folder with --out")
         if (out / "labels.json").exists():
             raise BadInput(f"{out} holds a labels.json that no run wrote; give another folder with --out")
-        write_json(path, {**manifest, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        write_json(path, {**manifest, **_foretold(out), "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         return
     old = read_manifest(out)
     for part, way in (
@@ -79,6 +82,15 @@ def begin(out: Path, manifest: Mapping[str, Any]) -> None:
         differing = differences(_flat(old.get(part)), _flat(json.loads(json.dumps(manifest.get(part)))))
         if differing:
             raise BadInput(f"{out}: {'; '.join(differing)}: {way}")
+
+
+def _foretold(out: Path) -> dict[str, Any]:
+    """What a predictions.yaml in the folder says, so that nobody can change it later unseen."""
+    if not (out / "predictions.yaml").exists():
+        return {}
+    from analysis.claims.predictions import registration
+
+    return registration(out)
 
 
 def _flat(part: Any) -> dict[str, Any]:
