@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import linecache
+import pickle
 import sys
 import threading
 from collections.abc import Iterator
@@ -311,12 +312,24 @@ def test_a_bfloat16_model_scores_in_float32(monkeypatch) -> None:
 
 
 def test_nothing_of_this_project_need_be_where_a_trace_runs(monkeypatch) -> None:
-    """As if it were installed from an index: nnsight sends the source of what lies in a checkout by itself."""
+    """As if it were installed from an index: nnsight sends the source of what lies in a checkout by itself.
+
+    Source and plain values travel, and no bytecode: a host may run another Python.
+    """
     monkeypatch.setattr("nnsight.ndif._PULLED_ENV", True)
     monkeypatch.setattr("cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES", set())
+    asked_for: list[str] = []
+
+    def find_class(self, module: str, name: str):
+        asked_for.append(f"{module}.{name}")
+        return pickle.Unpickler.find_class(self, module, name)
+
+    unpickler = "nnsight.intervention.serialization.CustomCloudUnpickler"
+    monkeypatch.setattr(f"{unpickler}.find_class", find_class, raising=False)
     engine = NnsightEngine(str(MODEL), remote="local", device="cpu", dtype="float32")
     engine.attach(style())
     assert run(engine, asked(conversation(), 4, "s", under=steer(3, 0.5))).tokens
+    assert asked_for and not [n for n in asked_for if n.startswith("toolkit") or "_make_" in n or "CodeType" in n]
 
 
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch) -> None:

@@ -7,8 +7,7 @@ in sampling.py, which are sent along by source, so that nothing of this project 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import nnsight
 import torch
@@ -31,15 +30,17 @@ NEUTRAL = {
 """Settings of `generate` under which it takes the token with the largest logit and nothing else, and never stops."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where a model keeps what a trace touches, as paths of modules; scale and cap: of its logits (see loading.py)."""
+class Layout(TypedDict):
+    """Where a model keeps what a trace touches, as paths of modules; scale and cap: of its logits (see loading.py).
+
+    A dict, because classes would travel as bytecode, which another Python could not read.
+    """
 
     blocks: tuple[str, ...]
     norm: str
     head: str
-    scale: float = 1.0
-    cap: float | None = None
+    scale: float
+    cap: float | None
 
 
 def table_steer(tables: dict[int, tuple[Tensor, list[tuple[Tensor, Tensor]]]]) -> Steer:
@@ -76,7 +77,7 @@ def respond(
     the like for nnsight. Returns tokens, logprobs, residuals, `entered` (ids that the model was given, in order) and
     `ran` ((layer, tokens) wherever steering was applied); for a remote trace that does not block, its backend.
     """
-    blocks, head = layout.blocks, len(ids)
+    blocks, head = layout["blocks"], len(ids)
     last = len(blocks) - 1 if kept is None else kept
     hooked = sorted({*layers, last})
     temperature, top_p, uniforms = draws
@@ -133,7 +134,7 @@ def look(
     kept, positions: layers and places whose residuals are wanted. asked: (place, token) pairs whose log-probability is
     wanted. Returns residuals [T, L, D], logprobs (one for each of `asked`), entered and ran, as `respond` does.
     """
-    blocks, last = layout.blocks, len(layout.blocks) - 1
+    blocks, last = layout["blocks"], len(layout["blocks"]) - 1
     hooked = sorted({*layers, *kept, *([last] if asked else [])})
     tokens = torch.tensor([ids])
     row_ids = torch.tensor(rows)
@@ -155,7 +156,9 @@ def look(
         if kept:
             answer["residuals"] = torch.stack([residuals[layer][list(positions)].cpu() for layer in kept], 1)
         if asked:
-            logprobs = exact_logprobs(model.get(layout.norm), model.get(layout.head), residuals[last][places], layout)
+            logprobs = exact_logprobs(
+                model.get(layout["norm"]), model.get(layout["head"]), residuals[last][places], layout
+            )
             at = [places.index(place) for place, _ in asked]
             answer["logprobs"] = logprobs[at, [token for _, token in asked]].tolist()
     return answer if answer is not None else tracer.backend
@@ -176,6 +179,6 @@ def exact_logprobs(norm: Any, head: Any, residuals: Tensor, layout: Layout) -> T
         raise TypeError(f"the final norm gives {normed.dtype} for {wide}; scores from it would be rounded")
     logits = torch.cat([normed @ weight.to(wide).T for weight in head.weight.split(16_384)], -1)
     bias = getattr(head, "bias", None)
-    logits = (logits if bias is None else logits + bias.to(wide)) * layout.scale
-    logits = layout.cap * torch.tanh(logits / layout.cap) if layout.cap else logits
+    logits = (logits if bias is None else logits + bias.to(wide)) * layout["scale"]
+    logits = layout["cap"] * torch.tanh(logits / layout["cap"]) if layout["cap"] else logits
     return torch.log_softmax(logits.detach().cpu().double(), -1)
