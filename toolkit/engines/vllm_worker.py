@@ -145,7 +145,7 @@ class Hooks:
             if kept is None:
                 continue
             first, end = int(starts[i]), int(starts[i + 1])
-            begin = int(batch.num_computed_tokens_cpu[i])
+            begin = self._computed(i)
             stop = min(begin + end - first, len(kept.rows))
             if self.device.type == "cpu" and end > first and int(positions[first]) != begin:
                 raise RuntimeError(f"vLLM computes position {int(positions[first])} where {begin} was expected")
@@ -157,6 +157,10 @@ class Hooks:
                     self._wanted.setdefault(layer, []).append((kept, first, begin, stop))
         self._steered = bool(rows.any())
         self._rows = torch.from_numpy(rows).to(self.device, non_blocking=True)
+
+    def _computed(self, i: int) -> int:
+        """The absolute position of the first token that the i-th request of this step has in it."""
+        return int(self.runner.input_batch.num_computed_tokens_cpu[i])
 
     def _block(self, layer: int) -> Any:
         def after_block(_block: object, _inputs: object, output: Any) -> Any:

@@ -1,0 +1,345 @@
+"""The vLLM engine for real, on a CPU: each known trap with its guard, and with the guard taken away.
+
+Runs in the venv of `make test-vllm`; what every engine promises is in test_contract.py. Servers that need no vLLM to
+be tested are in test_vllm_http.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engines import contract
+from tests.engines.contract import (
+    asked,
+    conversation,
+    everything,
+    random_context,
+    random_steering,
+    several,
+    steer,
+    style,
+)
+from toolkit.context import Context
+from toolkit.engines import vllm_core, vllm_http
+from toolkit.engines.base import Completion, Engine, Failure, Generate, Read, Sampling, Score, check_steered, run
+from toolkit.engines.vllm import VllmEngine, in_process, over_http
+from toolkit.errors import BadInput, SteeringError, Unsupported
+from toolkit.organism import MODEL
+from toolkit.steering import NO_STEERING, Steering
+
+HERE = importlib.util.find_spec("vllm") is not None and importlib.util.find_spec("vllm_lens") is not None
+real = pytest.mark.skipif(not HERE, reason="vLLM and vllm-lens are not installed here; run `make test-vllm`")
+SETTINGS = {"name": "organism", "dtype": "float32", "max_num_batched_tokens": 24, "max_num_seqs": 8, "block_size": 32}
+
+
+def opened(**options: Any) -> VllmEngine:
+    engine = in_process(str(MODEL), **{**SETTINGS, **options})
+    engine.attach(style())
+    engine.attach(several())
+    return engine
+
+
+def hooks_of(engine: VllmEngine) -> Any:
+    return engine.servers.engine.collective_rpc(lambda worker: worker.selfsteer_hooks)[0]
+
+
+@pytest.fixture(scope="module")
+def engine() -> VllmEngine:
+    return opened()
+
+
+@pytest.fixture(scope="module")
+def local() -> Engine:
+    engine = contract.local(dtype="float32")
+    engine.attach(style())
+    engine.attach(several())
+    return engine
+
+
+LONG = " ".join(["The sea is wide and grey today, and the boats are far out."] * 6)
+
+
+def long_conversation(word: str, steering: Steering = NO_STEERING) -> Context:
+    """More than a chunk and more than two blocks of tokens, and no other test's: `word` stands early."""
+    context = conversation(f"{word}. {LONG}", steering)
+    assert len(context) > 3 * SETTINGS["block_size"]
+    return context
+
+
+def logprobs(request: Generate, tokens: tuple[int, ...]) -> torch.Tensor:
+    before = contract.reference().logprobs(request.context, tokens, request.steering)
+    return before.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+
+
+def error_of(request: Generate, got: Completion) -> float:
+    """How far the log-probabilities that came with a response are from plain transformers', in nats."""
+    return float((torch.tensor(got.logprobs) - logprobs(request, got.tokens)).abs().max())
+
+
+# ------------------------------------------------------------------ the same as the local engine
+
+
+@real
+def test_greedy_and_drawn_tokens_are_those_of_the_local_engine(engine: VllmEngine, local: Engine) -> None:
+    requests = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        context = random_context(seed, ("add",), segments=5, longest=30)
+        under = random_steering(rng, ("add",), (style(), several()))
+        requests.append(asked(context, 16, under=under))
+        requests.append(Generate(context, Sampling(0.9, 0.8, 16, ("same", seed)), under))
+    both = everything(engine, requests), everything(local, requests)
+    for request, here, there in zip(requests, *both, strict=True):
+        assert here.tokens == there.tokens and here.why == there.why
+        check_steered(request.context, here, request.steering)
+
+
+@real
+def test_every_token_is_drawn_from_its_own_number_of_the_stream(engine: VllmEngine, monkeypatch) -> None:
+    """Alone, in a batch that rows join and leave, and again: the n-th token takes the n-th number."""
+    requests = [asked(conversation(f"Number {i}."), 4 + 5 * i, "draw", i) for i in range(6)]
+    together = [got.tokens for got in everything(engine, requests)]
+    assert together == [run(engine, request).tokens for request in reversed(requests)][::-1]
+    other = replace(requests[5], sampling=replace(requests[5].sampling, stream=("draw", 6)))
+    assert run(engine, other).tokens != together[5]
+
+
+# ------------------------------------------------------------------ trap: steered blocks in the prefix cache
+
+
+def poisoned(engine: VllmEngine, word: str) -> tuple[Completion, float]:
+    """What an unsteered request gets after a steered one of the same tokens, and how wrong it is."""
+    run(engine, asked(long_conversation(word, steer(3, 1.0)), 4, under=steer(3, 1.0)))
+    plain = asked(long_conversation(word), 4, logprobs=True)
+    got = run(engine, plain)
+    return got, error_of(plain, got)
+
+
+@real
+def test_steered_blocks_are_not_shared_with_the_unsteered(engine: VllmEngine, monkeypatch) -> None:
+    got, error = poisoned(engine, "Guarded")
+    assert got.reused < SETTINGS["block_size"] and error < 1e-3
+
+
+@real
+def test_without_the_salt_they_would_be(engine: VllmEngine, monkeypatch) -> None:
+    monkeypatch.setattr(vllm_core, "salt", lambda plan: "")
+    got, error = poisoned(engine, "Unguarded")
+    assert got.reused >= SETTINGS["block_size"] and error > 0.1
+
+
+@real
+def test_equal_steering_shares_and_any_other_does_not(engine: VllmEngine) -> None:
+    a, b = steer(3, 0.5), steer(3, 0.25)
+    context = long_conversation("Sharing", a)
+    third = len(context) // 3
+    others = [context.under(b), context.under(NO_STEERING), context.under(b, third), context.under(b, 0, third)]
+    first = run(engine, asked(context, 4, under=a))
+    assert first.reused < SETTINGS["block_size"]
+    assert run(engine, asked(context, 4, under=a)).reused >= 2 * SETTINGS["block_size"]
+    for other in others:
+        request = asked(other, 4, under=a, logprobs=True)
+        got = run(engine, request)
+        assert got.reused == 0 and error_of(request, got) < 1e-3
+        check_steered(other, got, a)
+
+
+@real
+@pytest.mark.parametrize("under", [NO_STEERING, steer(3, 0.5)], ids=["unsteered", "steered"])
+def test_the_turns_of_a_conversation_go_on_from_each_other(engine: VllmEngine, under: Steering) -> None:
+    context = long_conversation(f"Turns{len(under)}", under)
+    for _ in range(3):
+        request = asked(context, 40, under=under, logprobs=True)
+        got = run(engine, request)
+        assert error_of(request, got) < 1e-3
+        before = len(context)
+        context = context.append(got.tokens, under, "generated")
+        context = context.append(contract.tokenizer().user_turn("Go on.", got.why == "stop"), under)
+        again = run(engine, asked(context, 2, under=under))
+        assert again.reused >= before // SETTINGS["block_size"] * SETTINGS["block_size"]
+
+
+# ------------------------------------------------------------------ trap: positions under chunks and preemption
+
+
+@real
+def test_a_prompt_in_chunks_is_steered_at_absolute_positions(engine: VllmEngine) -> None:
+    context = long_conversation("Chunks")
+    assert len(context) > 4 * SETTINGS["max_num_batched_tokens"]
+    for start in range(0, len(context), 31):
+        context = context.under(steer(start // 31, 0.8), start, min(start + 17, len(context)))
+    got = run(engine, Read(context, tuple(range(len(context))), (0, 3)))
+    check_steered(context, got)
+    expected = contract.reference().run(context)[0][:, [0, 3]]
+    assert float((got.values - expected).norm(dim=-1).max() / expected.norm(dim=-1).mean()) < 2e-5
+
+
+@real
+def test_positions_that_are_not_vllms_own_end_the_step(engine: VllmEngine, monkeypatch) -> None:
+    monkeypatch.setattr(type(hooks_of(engine)), "_computed", lambda self, i: 0)
+    with pytest.raises(SteeringError, match="computes position"):
+        run(engine, asked(long_conversation("Relative", steer(3, 0.5)), 2))
+    monkeypatch.undo()
+    assert contract.vllm_is_idle(engine)
+    assert isinstance(run(engine, asked(conversation(), 2)), Completion)
+
+
+@real
+def test_preempted_requests_come_out_as_if_they_had_not_been(monkeypatch) -> None:
+    engine = opened(num_gpu_blocks_override=12, max_model_len=256)
+    scheduler = engine.servers.engine.engine_core.engine_core.scheduler
+    preempt, preempted = scheduler._preempt_request, []
+    monkeypatch.setattr(
+        scheduler, "_preempt_request", lambda request, *a, **k: (preempted.append(request), preempt(request, *a, **k))
+    )
+    requests = [
+        asked(conversation(f"Preempted {i}.", steer(i, 0.6)), 90, "p", i, under=steer(i, 0.4), capture=style().key)
+        for i in range(6)
+    ]
+    got = everything(engine, requests)
+    assert preempted, "nothing was preempted; give the engine fewer blocks"
+    for request, one in zip(requests, got, strict=True):
+        check_steered(request.context, one, request.steering)
+        alone = run(engine, request)
+        assert one.tokens == alone.tokens
+        torch.testing.assert_close(one.residuals, alone.residuals, rtol=1e-4, atol=1e-3)
+
+
+# ------------------------------------------------------------------ trap: an engine that runs unsteered
+
+
+@real
+def test_a_layer_whose_hook_does_not_run_ends_the_step(engine: VllmEngine, monkeypatch) -> None:
+    """As under CUDA graphs or torch.compile, where the blocks run and their hooks do not."""
+    hooks = hooks_of(engine)
+    block = hooks.model.model.layers[1]
+    monkeypatch.setattr(block, "_forward_hooks", type(block._forward_hooks)())
+    with pytest.raises(SteeringError, match="layer 1 did not run"):
+        run(engine, asked(conversation(), 2))
+    monkeypatch.undo()
+    assert isinstance(run(engine, asked(conversation(), 2)), Completion)
+
+
+@real
+def test_hooks_that_do_not_run_at_all_are_missed_in_the_counts(engine: VllmEngine, monkeypatch) -> None:
+    """As when a captured graph is replayed: not even the model's own hook runs, so no token was counted as steered."""
+    hooks = hooks_of(engine)
+    for module in (hooks.model, *hooks.model.model.layers):
+        monkeypatch.setattr(module, "_forward_hooks", type(module._forward_hooks)())
+        monkeypatch.setattr(module, "_forward_pre_hooks", type(module._forward_pre_hooks)())
+    with pytest.raises(SteeringError):
+        run(engine, asked(conversation(), 2))
+
+
+@real
+def test_an_error_inside_a_hook_ends_the_step_and_the_engine_goes_on(engine: VllmEngine, monkeypatch) -> None:
+    def fails(self: Any, *_: Any) -> None:
+        raise RuntimeError("out of memory, say")
+
+    monkeypatch.setattr(type(hooks_of(engine).tables), "acquire", fails)
+    both = everything(engine, [asked(conversation(), 3), asked(conversation(), 3, under=steer(3, 0.5))])
+    assert all(isinstance(one, Failure) and "out of memory, say" in str(one.error) for one in both)
+    monkeypatch.undo()
+    assert contract.vllm_is_idle(engine)
+    request = asked(conversation(), 3, under=steer(3, 0.5), logprobs=True)
+    assert error_of(request, run(engine, request)) < 1e-3
+
+
+@pytest.mark.parametrize("gone", ["vllm", "vllm_lens"])
+def test_a_missing_package_is_refused(monkeypatch, gone: str) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == gone else object())
+    with pytest.raises(Unsupported, match=f"{gone.replace('_', '-')} is not installed"):
+        in_process(str(MODEL))
+
+
+# ------------------------------------------------------------------ rows
+
+
+@real
+def test_rows_are_given_up_and_made_again(engine: VllmEngine, monkeypatch) -> None:
+    """More steerings than rows are kept for: each still runs under its own."""
+    from toolkit.engines import vllm_worker
+
+    monkeypatch.setattr(vllm_worker, "SPARE", 8)
+    for turn in range(60):
+        under = steer(turn % 10, 0.3 + 0.01 * turn)
+        request = asked(conversation(), 1, under=under, logprobs=True)
+        request = replace(request, context=request.context.under(under))
+        got = run(engine, request)
+        check_steered(request.context, got, under)
+        assert error_of(request, got) < 1e-3
+    assert len(hooks_of(engine).tables._rows) <= 64
+
+
+@real
+def test_scores_of_a_bfloat16_model_are_not_rounded_to_bfloat16() -> None:
+    """A bfloat16 head would round logits to eighths; the norm and the head run in float32, and all options sum to 1."""
+    engine = opened(dtype="bfloat16")
+    options = tuple(((t,),) for t in range(engine.info.vocabulary))
+    got = run(engine, Score(conversation(), options))
+    assert got.mass == pytest.approx(1.0, abs=1e-6)
+    last = run(engine, Read(conversation(), (len(conversation()) - 1,), (3,))).values[0, 0]
+    model = contract.reference().model
+    logits = torch.nn.functional.linear(model.model.norm(last), model.lm_head.weight.bfloat16().float())
+    expected = torch.log_softmax(logits.double(), -1)
+    assert float((torch.tensor(got.logprobs) - expected).abs().max()) < 0.02
+
+
+# ------------------------------------------------------------------ over HTTP, for real
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[list[tuple[subprocess.Popen, str]]]:
+    """Two processes that serve the organism."""
+    command = [sys.executable, "-m", "toolkit.engines.vllm_server", "--model", "organism", "--port", "0"]
+    options = ["--dtype", "float32", "--option", "block_size=32", "--option", "max_num_seqs=8"]
+    processes = [subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = []
+    for process in processes:
+        line = next(line for line in process.stdout if line.startswith("serving"))
+        found.append((process, line.split()[-1]))
+    yield found
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@real
+def test_served_is_in_process_and_a_killed_server_loses_nothing(engine: VllmEngine, servers) -> None:
+    with pytest.raises(BadInput, match="serves organism, not some-llama"):
+        vllm_http.Fleet([servers[0][1]], "some-llama")
+    remote = over_http([url for _, url in servers], str(MODEL), name="organism")
+    assert remote.info.digest == engine.info.digest
+    remote.attach(style())
+    remote.attach(several())
+    requests: list[Any] = [
+        asked(random_context(i, ("add",)), 60, "http", i, under=steer(i % 10, 0.5), capture=style().key)
+        for i in range(12)
+    ]
+    requests += [Read(random_context(3, ("add",)), (0, 2), (1, 3)), Score(conversation(), (((5,),), ((6, 7),)))]
+    expected = everything(engine, requests)
+    tickets = [remote.submit(request) for request in requests]
+    found = dict(remote.poll())
+    servers[0][0].kill()
+    while some := remote.poll():
+        found.update(some)
+    for ticket, request, there in zip(tickets, requests, expected, strict=True):
+        here = found[ticket]
+        assert not isinstance(here, Failure), here
+        assert here.steered == there.steered
+        if isinstance(request, Generate):
+            assert here.tokens == there.tokens
+            torch.testing.assert_close(here.residuals, there.residuals, rtol=1e-4, atol=1e-3)
+        elif isinstance(request, Read):
+            torch.testing.assert_close(here.values, there.values, rtol=1e-4, atol=1e-3)
+        else:
+            assert here.logprobs == pytest.approx(there.logprobs, abs=1e-4)
