@@ -216,8 +216,6 @@ def check_calibrated(ground: Ground, cells: Mapping[str, Cell], given: Path | No
     from toolkit.organism import CALIBRATION
 
     path = given or (CALIBRATION if ground.model == setting.ORGANISM else None)
-    if path == CALIBRATION and not path.exists():  # a build of the organism that nobody has calibrated
-        return
     for cell in cells.values():
         strength = strength_of(cell)
         kinds = [part for part in cell["inject"].split("+") if part.strip() not in CHANCE]
