@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
 ORGANISM = "organism"
 INSPECT = "inspect:"
+NNSIGHT = {"nnsight:": False, "ndif:": True}  # prefixes of a model, and whether it runs remotely
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 FRAMINGS = "research,other_model,potions,minimal,no_tools,full_technical"
 
 Model = Annotated[
-    str, typer.Option(help="Hub name or folder of a causal LM, or `organism`, the small one that ships here.")
+    str,
+    typer.Option(
+        help="Hub name or folder of a causal LM, or `organism`, the small one that ships here; with nnsight: or ndif:"
+        " before it, through the nnsight engine, here or on NDIF."
+    ),
 ]
 Dictionary = Annotated[
     str,
@@ -82,7 +87,7 @@ class Limits:
 
 
 def open_engine(model: str, device: str = "auto", dtype: str | None = None, kv_budget: float | None = None) -> Engine:
-    """The local engine on a model; `organism` is the one that ships with the package."""
+    """The local engine on a model, or nnsight's (see NNSIGHT); `organism` is the one that ships with the package."""
     import torch
 
     from toolkit.engines.local import LocalEngine
@@ -97,6 +102,15 @@ def open_engine(model: str, device: str = "auto", dtype: str | None = None, kv_b
     if kv_budget is not None and not kv_budget > 0:
         raise BadInput(f"KV budget {kv_budget} is not a positive number of GiB; leave it out for no limit")
     budget = None if kv_budget is None else int(kv_budget * 2**30)
+    for prefix, remote in NNSIGHT.items():
+        if model.startswith(prefix):
+            from toolkit.engines.nnsight import NnsightEngine
+
+            name = model.removeprefix(prefix)
+            if budget is not None:
+                raise BadInput(f"{prefix} keeps no KV between requests; leave out the KV budget")
+            where = str(_organism().MODEL) if name == ORGANISM else name
+            return NnsightEngine(where, remote=remote, device=device, dtype=dtype, name=name)
     if model == ORGANISM:
         return LocalEngine(str(_organism().MODEL), device=device, dtype=dtype, kv_budget=budget, name=ORGANISM)
     return LocalEngine(model, device=device, dtype=dtype, kv_budget=budget)
