@@ -32,13 +32,23 @@ def write_log(
 ) -> Path:
     """One log. status None: the log was cut off before it had a header."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    spec = {"eval_id": "e0", "run_id": "r0", "created": created, "task": task, "task_id": task_id, "task_version": 0}
+    spec: dict[str, Any] = {
+        "eval_id": f"{path.parent.name}/{path.stem}",
+        "run_id": "r0",
+        "created": created,
+        "task": task,
+        "task_id": task_id,
+        "task_version": 0,
+    }
     spec |= {"task_args": dict(args), "model": model, "dataset": {"samples": len(samples)}, "config": {}}
-    members = {"_journal/start.json": {"version": 2, "eval": spec, "plan": {}}}
-    for sample in samples:
-        members[f"samples/{sample['id']}_epoch_{sample['epoch']}.json"] = dict(sample)
+    members: dict[str, Any] = {"_journal/start.json": {"version": 2, "eval": spec, "plan": {}}}
+    for at, sample in enumerate(samples):
+        messages = [{"id": f"{path.stem}.{at}.{i}", **m} for i, m in enumerate(sample["messages"])]
+        whole = {**sample, "messages": messages, "uuid": f"{spec['eval_id']}.{at}"}
+        members[f"samples/{sample['id']}_epoch_{sample['epoch']}.json"] = whole
     if status is not None:
-        members["summaries.json"] = {}
+        kept = ("id", "uuid", "epoch", "input", "target", "metadata", "scores")
+        members["summaries.json"] = [{k: m[k] for k in kept} for n, m in members.items() if n.startswith("samples/")]
         members["header.json"] = {"version": 2, "status": status, "eval": spec, "plan": {}, "results": {}}
     write_zip(path, {name: json.dumps(value).encode() for name, value in members.items()})
     return path
@@ -76,7 +86,7 @@ def sample(
 
 
 def says(role: str, text: str, **more: Any) -> dict[str, Any]:
-    return {"id": "m", "role": role, "content": text, **more}
+    return {"role": role, "content": text, **more}
 
 
 def calls(text: str, *made: tuple[str, str, Any]) -> dict[str, Any]:
@@ -87,6 +97,19 @@ def calls(text: str, *made: tuple[str, str, Any]) -> dict[str, Any]:
 
 def answer(to: str, text: str, error: Mapping[str, str] | None = None) -> dict[str, Any]:
     return says("tool", text, tool_call_id=to, error=error)
+
+
+def model_call(
+    max_tokens: int, text: str, tops: Sequence[tuple[str, float]] | None = None, ids: Sequence[int] = ()
+) -> dict[str, Any]:
+    """An event: one call of the model, with the likeliest tokens of its first where they were asked for."""
+    choice: dict[str, Any] = {"message": says("assistant", text), "stop_reason": "stop"}
+    if tops is not None:
+        listed = [{"token": t, "logprob": lp} for t, lp in tops]
+        choice["logprobs"] = {"content": [{"token": "A", "logprob": -1.0, "top_logprobs": listed}]}
+    made = {"event": "model", "timestamp": "2026-01-01T00:00:00+00:00", "working_start": 0.0, "model": "m"}
+    made |= {"input": [], "tools": [], "tool_choice": "auto", "config": {"max_tokens": max_tokens}}
+    return {**made, "output": {"model": "m", "choices": [choice], "metadata": {"prompt_token_ids": list(ids)}}}
 
 
 def conversation(takes: Sequence[Take], noun: str, turns: int, filler: int = 0) -> list[dict[str, Any]]:
@@ -120,7 +143,7 @@ def free_play(
     store["DrugState:projections"] = [[0.01 * i for i in range(40)] for _ in range(filler)]
     scores = {"history_logger": (len(history), NOTHING), "lost_in_drugs_judge": (0.0, NOTHING)}
     messages = conversation(takes, framing.removesuffix("s"), turns, filler)
-    events = [{"event": "model", "config": {"max_tokens": 2048}, "output": {"note": FILLER * filler}}] * turns
+    events = [model_call(2048, FILLER * filler)] * turns
     return sample(f"private-{framing}-{number}", messages, store, scores, events, {"framing": framing})
 
 
@@ -140,13 +163,7 @@ def quiz(
     names = ("logprob_cached_score", "logprob_uncached_score")
     scores = {name: (value, NOTHING) for name, value in zip(names, stored, strict=True)}
     scores["kv_cleared_score"] = (0.3, {"uncached_present": True})
-    events: list[dict[str, Any]] = [
-        {"event": "model", "config": {"max_tokens": 2048}, "output": {"note": FILLER * filler}}
-    ]
-    for tops in lists:
-        content = [{"token": "A", "logprob": -1.0, "top_logprobs": [{"token": t, "logprob": lp} for t, lp in tops]}]
-        output = {"choices": [{"logprobs": {"content": content}}]}
-        events.append({"event": "model", "config": {"max_tokens": 1}, "output": output})
+    events = [model_call(2048, FILLER * filler), *(model_call(1, "A", tops) for tops in lists)]
     messages = [says("system", "You are under d1."), says("user", "Which letter?"), says("assistant", FILLER * filler)]
     return sample(f"calib-{vector}-d{dose:.2f}-real-{number}", messages, store, scores, events)
 
