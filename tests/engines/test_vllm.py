@@ -195,16 +195,16 @@ def test_positions_that_are_not_vllms_own_end_the_step(engine: VllmEngine, monke
 
 @real
 def test_preempted_requests_come_out_as_if_they_had_not_been(monkeypatch) -> None:
-    engine = opened(num_gpu_blocks_override=12, max_model_len=256)
+    engine = opened(num_gpu_blocks_override=8, max_model_len=128)
     scheduler = engine.servers.engine.engine_core.engine_core.scheduler
     preempt, preempted = scheduler._preempt_request, []
     monkeypatch.setattr(
         scheduler, "_preempt_request", lambda request, *a, **k: (preempted.append(request), preempt(request, *a, **k))
     )
-    requests = [
-        asked(conversation(f"Preempted {i}.", steer(i, 0.6)), 90, "p", i, under=steer(i, 0.4), capture=style().key)
-        for i in range(6)
-    ]
+    requests = []
+    for i in range(6):  # prompts that end just before a block does: all want one more in the same moment
+        context = conversation(f"Preempted {i}. {LONG}", steer(i, 0.6)).upto(60).under(NO_STEERING, 20 + i, 40)
+        requests.append(asked(context, 40, "p", i, under=steer(i, 0.4), capture=style().key))
     got = everything(engine, requests)
     assert preempted, "nothing was preempted; give the engine fewer blocks"
     for request, one in zip(requests, got, strict=True):
