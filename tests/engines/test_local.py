@@ -159,6 +159,12 @@ def test_a_model_whose_blocks_lose_their_hooks_is_found_out(tiny_llama: Path) ->
         engine.attach(DICTIONARY)
 
 
+def test_a_models_digest_is_the_same_in_every_folder_and_another_for_other_weights(tmp_path: Path) -> None:
+    a, b, other = (make_tiny_llama(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    first, second, third = (LocalEngine(str(folder)).info.digest for folder in (a, b, other))
+    assert first == second != third
+
+
 def test_an_unknown_model_says_what_to_give() -> None:
     with pytest.raises(BadInput, match="Give a folder"):
         LocalEngine("no-such-organisation/no-such-model")

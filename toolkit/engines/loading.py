@@ -133,11 +133,12 @@ def _finished(model: PreTrainedModel, logits: Tensor) -> Tensor:
 
 
 def digest(model: PreTrainedModel) -> str:
-    """Hash of configuration and weights: names, shapes, and up to 4,096 evenly spaced values of each tensor.
+    """Hash of configuration and weights, wherever they lie: names, shapes, up to 4,096 evenly spaced values a tensor.
 
     Sampled because hashing every byte of a large model takes longer than opening it.
     """
-    sha = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    known = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    sha = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
     for name, parameter in sorted(model.state_dict().items()):
         flat = parameter.detach().reshape(-1)
         some = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
