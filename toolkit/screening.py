@@ -220,7 +220,7 @@ class _Bench:
             spoken, _ = self.said(steering, feature, repr(strength))
             doses.append(self._dose(feature, strength, spoken, steering))
             said.append(spoken)
-        broken, strength, why = choice(doses, plan.target_kl)
+        broken, chosen, why = choice(doses, plan.target_kl)
         below = [d for d in doses[1:] if broken is None or d.strength < broken]
         at = doses.index(below[-1]) if below else 1  # the strongest coherent one shows most of its words
         words = wording.marking(said[at].found, self.plain.found)
@@ -228,7 +228,7 @@ class _Bench:
             replace(dose, marked=wording.share(spoken.held_out, words))
             for dose, spoken in zip(doses, said, strict=True)
         ]
-        return Screened(feature, self.dictionary.label(feature), strength, why, broken, words, tuple(marked))
+        return Screened(feature, self.dictionary.label(feature), chosen, why, broken, words, tuple(marked))
 
     def _dose(self, feature: int, strength: float, said: _Said, steering: Steering = NO_STEERING) -> Dose:
         distances = tuple(map(wording.distance, self.plain.greedy, said.greedy))

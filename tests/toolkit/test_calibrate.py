@@ -75,3 +75,21 @@ def test_features_of_an_earlier_calibration_are_kept_and_the_later_one_wins() ->
     assert [(s.feature, s.strength) for s in merged.features] == [(2, None), (7, 1.0), (8, None)]
     with pytest.raises(BadInput, match="settings"):
         later.merged(replace(WHOLE, settings={"seed": 1}))
+
+
+def test_the_shipped_calibration_is_of_the_shipped_organism_wherever_it_lies(tmp_path: Path) -> None:
+    import shutil
+
+    from toolkit.engines.local import LocalEngine
+    from toolkit.opening import open_dictionary
+    from toolkit.organism import CALIBRATION, MODEL, SAE
+    from toolkit.organism.lexicon import lexicon
+
+    shutil.copytree(MODEL, tmp_path / "elsewhere")
+    digest = LocalEngine(str(tmp_path / "elsewhere")).info.digest
+    sae = open_dictionary(SAE)
+    styles = {style.label for style in lexicon().styles.values()}
+    features = [i for i in range(len(sae)) if sae.label(i) in styles]
+    assert len(features) == len(styles)
+    for feature in features:
+        assert 0 < calibrated(CALIBRATION, sae.key, feature, model=digest) <= 1
