@@ -220,6 +220,8 @@ def agents_of(
     from toolkit.engines.base import Sampling
     from toolkit.tools import Toolbox
 
+    for prefix in NNSIGHT:  # which engine runs a model is nothing that the model is told
+        model = model.removeprefix(prefix)
     inspect_k = limits.inspect_k or (10 if model == ORGANISM else 100)
     toolbox = Toolbox(dictionary, inspect_k=inspect_k, search_k=5 if model == ORGANISM else 10, cap=limits.dose_cap)
     variables = PromptVariables(
