@@ -29,7 +29,9 @@ def same_index_share(first: str, second: str, over: str = "shorter") -> float:
     Breaks under a shift by one character: that is the published definition, kept because it was published.
     """
     length = (min if over == "shorter" else max)(len(first), len(second))
-    return sum(a == b for a, b in zip(first, second, strict=False)) / length if length else 0.0
+    n = min(len(first), len(second))
+    a, b = (np.frombuffer(t[:n].encode("utf-32-le", "surrogatepass"), dtype=np.uint32) for t in (first, second))
+    return float(np.count_nonzero(a == b)) / length if length else 0.0
 
 
 def ratio_above(text: str, other: str, threshold: float) -> bool:
