@@ -26,6 +26,7 @@ from scenarios.interference import interference
 from scenarios.judge_command import judge
 from scenarios.look import inspect, plain, search
 from scenarios.observation import observation
+from scenarios.persistence import persistence
 from scenarios.power_command import power
 from scenarios.sandbox import sandbox
 from scenarios.two_models import two_models
@@ -180,6 +181,7 @@ SCENARIOS: dict[str, Callable[..., Any]] = {
     "free-exploration": free_exploration,
     "framing-factorial": framing_factorial,
     "interference": interference,
+    "persistence": persistence,
     "sandbox": sandbox,
     "observation": observation,
     "two-models": two_models,
