@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ORGANISM = "organism"
 INSPECT = "inspect:"
 NNSIGHT = {"nnsight:": False, "ndif:": True}  # prefixes of a model, and whether it runs remotely
+VLLM = "vllm"
 EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 FRAMINGS = "research,other_model,potions,minimal,no_tools,full_technical"
 
@@ -62,7 +63,12 @@ Scope = Annotated[str | None, typer.Option(help="`onward` or `whole`; default: w
 InspectK = Annotated[int | None, typer.Option(help="Features that INSPECT shows; default 100, for the organism 10.")]
 DoseCap = Annotated[float, typer.Option(help="Largest |strength| that STEER accepts.")]
 ExitTool = Annotated[bool, typer.Option("--exit-tool", help="Offer a tool with which the model can end its session.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, mps; `vllm`: vLLM in this process; http://A:8000,http://B:8000: vLLM on these servers."
+    ),
+]
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16, ...; default: float32 on a CPU, bfloat16 elsewhere.")
 ]
@@ -87,7 +93,9 @@ class Limits:
 
 
 def open_engine(model: str, device: str = "auto", dtype: str | None = None, kv_budget: float | None = None) -> Engine:
-    """The local engine on a model, or nnsight's (see NNSIGHT); `organism` is the one that ships with the package."""
+    """The local engine on a model, nnsight's (see NNSIGHT) or vLLM's; `organism` is the one that ships."""
+    if device == VLLM or "://" in device:
+        return _vllm(model, device, dtype, kv_budget)
     import torch
 
     from toolkit.engines.local import LocalEngine
@@ -95,7 +103,7 @@ def open_engine(model: str, device: str = "auto", dtype: str | None = None, kv_b
     try:
         kind = "cpu" if device == "auto" else torch.device(device).type
     except RuntimeError as error:
-        raise BadInput(f"device {device!r} is unknown; use auto, cpu, cuda, cuda:1 or mps") from error
+        raise BadInput(f"device {device!r} is unknown; use auto, cpu, cuda, cuda:1, mps or vllm") from error
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):
         raise BadInput(f"device {device} is not in this machine; use --device auto")
@@ -114,6 +122,22 @@ def open_engine(model: str, device: str = "auto", dtype: str | None = None, kv_b
     if model == ORGANISM:
         return LocalEngine(str(_organism().MODEL), device=device, dtype=dtype, kv_budget=budget, name=ORGANISM)
     return LocalEngine(model, device=device, dtype=dtype, kv_budget=budget)
+
+
+def _vllm(model: str, device: str, dtype: str | None, kv_budget: float | None) -> Engine:
+    """vLLM in this process, or on servers whose addresses stand where a device would."""
+    from toolkit.engines import vllm
+
+    if kv_budget is not None:
+        raise BadInput("vLLM shares out its own KV; leave out the KV budget, and see docs/scale.md for its options")
+    name = ORGANISM if model == ORGANISM else None
+    where = str(_organism().MODEL) if model == ORGANISM else model
+    if device == VLLM:
+        return vllm.in_process(where, name=name, dtype=dtype or "auto")
+    engine = vllm.over_http([address.strip() for address in device.split(",")], where, name=name)
+    if dtype not in (None, engine.info.dtype):
+        raise BadInput(f"the servers compute in {engine.info.dtype}, not {dtype}; start them with --dtype {dtype}")
+    return engine
 
 
 def open_any(model: str, device: str = "auto", dtype: str | None = None, kv_budget: float | None = None) -> Engine:
