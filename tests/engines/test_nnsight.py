@@ -18,6 +18,9 @@ import torch
 
 pytest.importorskip("nnsight", reason="the nnsight engine needs nnsight, which is not installed here")
 
+from typer.testing import CliRunner
+
+from scenarios import cli, setting
 from tests.engines import contract
 from tests.engines.contract import asked, conversation, everything, steer, style
 from tests.tiny import random_dictionary
@@ -336,3 +339,25 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "nnsight", None)
     with pytest.raises(Unsupported, match=r"selfsteer\[nnsight\]"):
         NnsightEngine(str(MODEL))
+
+
+def test_a_whole_run_is_that_of_the_local_engine(tmp_path: Path) -> None:
+    """Same command, same seed: every turn, response and reading of free exploration, token for token."""
+    events = {}
+    for model in ("organism", "nnsight:organism"):
+        out = tmp_path / model.replace(":", "-")
+        options = ["--model", model, "--out", str(out), *["--framings", "research", "--seeds", "2", "--rounds", "5"]]
+        done = CliRunner().invoke(cli.app, ["run", "free-exploration", *options])
+        assert done.exit_code == 0, done.output
+        files = sorted(out.glob("rollouts/*/*.jsonl"))
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        events[model] = [
+            {k: e.get(k) for k in ("event", "tokens", "steered", "features", "verb", "outcome")} for e in lines
+        ]
+    assert events["organism"] == events["nnsight:organism"]
+    assert any(e["event"] == "response" and len(e["steered"]) > 1 for e in events["organism"])
+
+
+def test_an_engine_without_kv_refuses_a_budget_for_it() -> None:
+    with pytest.raises(BadInput, match="leave out the KV budget"):
+        setting.open_engine("nnsight:organism", kv_budget=1.0)
