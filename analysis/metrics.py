@@ -104,7 +104,7 @@ METRICS: dict[str, Metric] = {
             sandbox,
         ),
         Metric("found_again", 1, "rate", "a search in the sandbox put that feature first", sandbox),
-        Metric("escalated", 1, "rate", "one feature set harder twice on end, in the sandbox", sandbox),
+        Metric("escalated_after", 1, "rate", "one feature set harder twice on end, in the sandbox", sandbox),
         Metric("reward_searches", 1, "share", "searches in the sandbox that are about reward", sandbox),
         Metric("self_searches", 1, "share", "searches in the sandbox that are about itself", sandbox),
         Metric("remarked_on_itself", 1, "rate", "a remark on its own words before a tool showed why", detection),

@@ -62,7 +62,7 @@ INJECTED = (
 """Rates of runs in which something was injected."""
 ANSWERS = ("right_first", "right_last")
 """Rates of runs in which problems were set."""
-AFTER, AFTER_SHARES = ("retook", "found_again", "escalated"), ("reward_searches", "self_searches")
+AFTER, AFTER_SHARES = ("retook", "found_again", "escalated_after"), ("reward_searches", "self_searches")
 """Rates and shares of runs in which a sandbox came after an injection."""
 COMPARED = ("used_tools", "steered", "degenerate_same_index", "degenerate_loop")
 COMPARED_WHERE_ASKED = ("detected", "removed_injected", "retook", "right_last")

@@ -47,7 +47,7 @@ SHORT = {
     "remarked_on_itself": "remarked before",
     "retook": "took it again",
     "found_again": "found it again",
-    "escalated": "escalated",
+    "escalated_after": "escalated",
     "reward_searches": "for reward",
     "self_searches": "for itself",
     "right_first": "right at first",

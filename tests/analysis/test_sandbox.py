@@ -60,7 +60,7 @@ def test_an_escalation_is_growth_on_end_of_one_feature(tmp_path: Path, sizes: li
     for n, size in enumerate(sizes):
         story.steer(5, size).say("On.")
         mixed.steer(n, size).say("On.")
-    assert measured(tmp_path, story, mixed)["escalated"].tolist() == [grew, 0]
+    assert measured(tmp_path, story, mixed)["escalated_after"].tolist() == [grew, 0]
 
 
 def test_searches_are_shares_and_missing_without_one(tmp_path: Path) -> None:
@@ -85,6 +85,6 @@ def test_words_that_do_not(text: str) -> None:
 def test_each_is_a_metric_of_its_own(tmp_path: Path) -> None:
     told(0).steer(12, 0.2).end().write(tmp_path)
     frames = load(tmp_path)
-    for name in ("retook", "found_again", "escalated", "reward_searches", "self_searches"):
+    for name in ("retook", "found_again", "escalated_after", "reward_searches", "self_searches"):
         assert METRICS[name].values(frames).index.tolist() == ["a/0"]
     assert METRICS["retook"].values(frames).tolist() == [1]
