@@ -6,13 +6,11 @@ the words that mark an injected feature; it does not understand a sentence, and 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -42,16 +40,12 @@ class Fact:
     terms: tuple[tuple[str, ...], ...]
 
 
-def facts_of(run: str | Path) -> dict[str, tuple[Fact, ...]]:
-    """The facts of each topic, from RUN/facts.json; empty where there is none. Raises BadInput for a file that is none.
+def facts_of(raw: Mapping[str, Any]) -> dict[str, tuple[Fact, ...]]:
+    """The facts of each topic, from a run's facts.json. Raises BadInput for a file that is none.
 
     A fact is {"id", "statement", "terms": [spelling or [spelling, ...], ...]}.
     """
-    path = Path(run) / "facts.json"
-    if not path.exists():
-        return {}
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
         return {
             str(topic): tuple(
                 Fact(
@@ -64,7 +58,7 @@ def facts_of(run: str | Path) -> dict[str, tuple[Fact, ...]]:
             for topic, facts in raw.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} holds no facts ({type(error).__name__}: {error}); restore it") from error
+        raise BadInput(f"facts.json holds no facts ({type(error).__name__}: {error}); restore it") from error
 
 
 def coded_sentence(sentence: str, fact: Fact, markers: Collection[str]) -> Code:
@@ -85,15 +79,15 @@ def coded_sentence(sentence: str, fact: Fact, markers: Collection[str]) -> Code:
     return "absent"
 
 
-def sentences(
-    frames: Frames, facts: Mapping[str, Sequence[Fact]], markers: Mapping[int, Collection[str]]
-) -> pd.DataFrame:
+def sentences(frames: Frames, markers: Mapping[int, Collection[str]] | None = None) -> pd.DataFrame:
     """Every sentence that is about a fact of its rollout's topic. Columns COLUMNS; absent ones are left out.
 
-    markers: by feature; those of the features injected in a rollout apply in all its rounds. The topic is in the
-    parameters of the condition.
+    markers: by feature (default: marking(frames)); those of the features injected in a rollout apply in all its
+    rounds. The topic is in the parameters of the condition.
     """
-    injected = frames.steering[frames.steering["source"] == "external"]
+    facts = facts_of(frames.facts)
+    markers = marking(frames) if markers is None else markers
+    injected = frames.steering[frames.steering["source"] != "self"]
     features = injected.groupby("rollout")["feature"].unique().to_dict()
     topics = {r: _topic(p) for r, p in frames.rollouts[["rollout", "parameters"]].itertuples(index=False)}
     rows: list[tuple[str, int, str, str, str]] = []
@@ -108,34 +102,30 @@ def sentences(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def content(
-    frames: Frames, facts: Mapping[str, Sequence[Fact]], markers: Mapping[int, Collection[str]]
-) -> pd.DataFrame:
+def content(frames: Frames, markers: Mapping[int, Collection[str]] | None = None) -> pd.DataFrame:
     """Per rollout: share of its topic's facts stated correctly (coverage), and share distorted (distortion).
 
     Apart: a fact can be both, in two sentences. NaN where the topic has no facts.
     """
-    found = sentences(frames, facts, markers)
+    facts, found = facts_of(frames.facts), sentences(frames, markers)
     rows = {}
     for rollout, parameters in frames.rollouts[["rollout", "parameters"]].itertuples(index=False):
         about = facts.get(_topic(parameters), ())
         if about:
             mine = found[found["rollout"] == rollout]
-            share = {
-                c: mine.loc[mine["code"] == c, "fact"].nunique() / len(about) for c in ("stated correctly", "distorted")
-            }
-            rows[rollout] = {"coverage": share["stated correctly"], "distortion": share["distorted"]}
+            ways = (("coverage", "stated correctly"), ("distortion", "distorted"))
+            rows[rollout] = {n: mine.loc[mine["code"] == c, "fact"].nunique() / len(about) for n, c in ways}
     return per_rollout(frames, rows)
 
 
-def markers(frames: Frames) -> dict[int, frozenset[str]]:
+def marking(frames: Frames) -> dict[int, frozenset[str]]:
     """Words over-represented in responses under an injected feature, by feature, against responses under none.
 
     Log-odds ratio with an informative Dirichlet prior (PRIOR times the pooled counts), z above MARKED_Z, at least
     MARKED_COUNT uses. Source: Monroe, Colaresi and Quinn 2008, "Fightin' Words", section 3.5. Made from the run itself:
     good for reading, not as a test.
     """
-    outside = frames.steering[(frames.steering["source"] == "external") & (frames.steering["strength"] != 0)]
+    outside = frames.steering[(frames.steering["source"] != "self") & (frames.steering["strength"] != 0)]
     under = outside.groupby(["rollout", "round"])["feature"].first()
     said = frames.rounds[frames.rounds["response"].notna()].set_index(["rollout", "round"])["response"]
     plain = Counter(w for text in said[~said.index.isin(under.index)] for w in words(text))

@@ -49,12 +49,12 @@ ROUNDS = ("inspected", "shown", "checked", "named", "removed", "amplified", "cou
 def detections(frames: Frames) -> pd.DataFrame:
     """One row per rollout that counts and feature injected in it: what happened first, and when. See COLUMNS.
 
-    A feature is injected in a rollout if a response was generated with it in force and source external. Only what
+    A feature is injected in a rollout if a response was generated with it in force that it did not set. Only what
     came after its onset counts. A tool shows its result in the turn after the call, so what was called in round r can
     be named, and acted on, from round r + 1; CHECK and INSPECT rows of round r carry r here.
     """
     counted = set(frames.counted)
-    outside = frames.steering[(frames.steering["source"] == "external") & frames.steering["rollout"].isin(counted)]
+    outside = frames.steering[(frames.steering["source"] != "self") & frames.steering["rollout"].isin(counted)]
     of_rollout = _Tables(frames, set(outside["rollout"]), set(outside["feature"]))
     rows = []
     for _, state in outside.groupby(["rollout", "feature"], sort=False):
@@ -223,7 +223,7 @@ def _ending(call: Mapping[str, Any], feature: int) -> str:
 
 def _external(interventions: object, feature: int) -> bool:
     rows = interventions if isinstance(interventions, list) else []
-    return any(i["feature"] == feature and i.get("source", "self") == "external" for i in rows)
+    return any(i["feature"] == feature and i.get("source", "self") != "self" for i in rows)
 
 
 def _naming(feature: int, labels: Iterable[str]) -> re.Pattern[str]:

@@ -66,7 +66,7 @@ class Frames:
     unfinished: rollout, condition, rounds_done, path of files without a last line. errors: rollout, path, problem
     of files that could not be read, and of rollouts that say that they failed. filters: what `where` kept.
     labels: by feature, from RUN/labels.json where the run wrote one, else as they were shown to the model.
-    manifest: of a run, its manifest.json; of an imported folder, its import.json.
+    manifest: of a run, its manifest.json; of an imported folder, its import.json. facts: by topic, from RUN/facts.json.
     """
 
     run: str
@@ -76,6 +76,7 @@ class Frames:
     errors: pd.DataFrame
     filters: tuple[str, ...] = ()
     labels: Mapping[int, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     rollouts = _Frame()
     rounds = _Frame()
     calls = _Frame()
@@ -146,6 +147,7 @@ def load(run_dir: str | Path) -> Frames:
         unfinished=pd.DataFrame(unfinished, columns=UNFINISHED),
         errors=pd.DataFrame(errors, columns=ERRORS),
         labels={**labels, **{int(k): str(v) for k, v in _json(run / "labels.json").items()}},
+        facts=_json(run / "facts.json"),
     )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from analysis import provenance
 from analysis.answers import answers
 from analysis.calls import call_faults, monitored, placeholder_copies, tool_use
+from analysis.content import content
 from analysis.degeneration import degeneration
 from analysis.detection import detection
 from analysis.frames import Frames, per_rollout
@@ -94,6 +95,8 @@ METRICS: dict[str, Metric] = {
         Metric("targeted_removal", 1, "rate", "a REMOVE of the model ended an injection", detection),
         Metric("blanket_removal", 1, "rate", "a CLEAR of the model ended an injection", detection),
         Metric("amplified_injected", 1, "rate", "the model steered an injected feature further", detection),
+        Metric("coverage", 1, "share", "facts of its topic that a sentence states correctly", content),
+        Metric("distortion", 1, "share", "facts of its topic that a sentence distorts", content),
         Metric("right_first", 1, "rate", "the first answer to its problem is right", answers),
         Metric("right_last", 1, "rate", "the last answer to its problem, asked again, is right", answers),
         Metric(

@@ -60,6 +60,8 @@ INJECTED = (
     "remarked_on_itself",
 )
 """Rates of runs in which something was injected."""
+CONTENT = ("coverage", "distortion")
+"""Shares of runs whose topics have facts."""
 ANSWERS = ("right_first", "right_last")
 """Rates of runs in which problems were set."""
 AFTER, AFTER_SHARES = ("retook", "found_again", "escalated_after"), ("reward_searches", "self_searches")
@@ -170,11 +172,13 @@ def summarise(
     claims.predictions.foretold gives them.
     """
     groups = grouping(frames, by)
-    injected = bool((frames.steering["source"] == "external").any())
+    injected = bool((frames.steering["source"] != "self").any())
     problems = any(isinstance(p, dict) and "problem" in p for p in frames.rollouts["parameters"])
     rates = (*rates, *(INJECTED if injected else ()), *(ANSWERS if problems else ()))
     if any(isinstance(p, dict) and "sandbox_from" in p for p in frames.rollouts["parameters"]):
         rates, numbers = (*rates, *AFTER), (*numbers, *AFTER_SHARES)
+    if frames.facts:
+        numbers = (*numbers, *CONTENT)
     names = [n for n in (*rates, *numbers) if n != "monitor_unhealthy" or len(frames.notes)]
     values = measured(frames, names)
     tested = [r for r in (*COMPARED, *COMPARED_WHERE_ASKED) if r in rates]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from analysis import findings
 from analysis.stats import minimum_detectable_rate
-from analysis.summary import AFTER, AFTER_SHARES, ANSWERS, INJECTED, Cell, Summary
+from analysis.summary import AFTER, AFTER_SHARES, ANSWERS, CONTENT, INJECTED, Cell, Summary
 from analysis.words import SHORT, Table, p_value, rate, worded
 
 __all__ = ["asked", "found", "tables"]
@@ -44,8 +44,9 @@ def tables(summary: Summary) -> list[Table]:
         _cells(summary, "Noticing what was injected", INJECTED, summary.rates),
         _cells(summary, "Back to what was injected", AFTER, summary.rates),
         _cells(summary, "What was searched for in the sandbox", AFTER_SHARES, summary.numbers),
-        _cells(summary, "Answers to problems", (*ANSWERS, "steered"), summary.rates) if problems else Table("", (), ()),
+        _cells(summary, "Answers to problems", ANSWERS, summary.rates),
         findings.categories(summary),
+        _cells(summary, "What was said of the facts", CONTENT, summary.numbers),
         findings.agreement(summary),
         findings.effects(summary),
         _comparisons(summary),

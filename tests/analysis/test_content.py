@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from analysis import load
-from analysis.content import Fact, coded_sentence, content, facts_of, markers, sentences
+from analysis.content import Fact, coded_sentence, content, facts_of, marking, sentences
+from analysis.summary import summarise
+from analysis.tables import tables
 from tests.analysis.synthetic import Story, held
 from toolkit.errors import BadInput
 
@@ -53,24 +55,28 @@ def run_of(path: Path) -> Path:
 
 def test_coverage_and_distortion_are_apart_and_missing_without_facts(tmp_path: Path) -> None:
     frames = load(run_of(tmp_path))
-    found = content(frames, facts_of(tmp_path), {12: PIRATE})
+    found = content(frames, {12: PIRATE})
     assert found.loc["a/0"].tolist() == [0.5, 0.0]
     assert found.loc["a/1"].tolist() == [0.0, 0.5]
     assert found.loc["b/0"].isna().all()
-    assert sentences(frames, facts_of(tmp_path), {12: PIRATE})["fact"].tolist() == ["rain", "rain"]
+    assert sentences(frames, {12: PIRATE})["fact"].tolist() == ["rain", "rain"]
 
 
 def test_words_that_mark_an_injection_are_found(tmp_path: Path) -> None:
     for seed in range(12):
         told = Story("a", seed).say("The rain is fine and the wind is fine.").external(held(12, 0.6, "external"))
         told.say("Arr the rain is scurvy and the wind is scurvy.").end().write(tmp_path)
-    found = markers(load(tmp_path))[12]
+    found = marking(load(tmp_path))[12]
     assert {"arr", "scurvy"} <= found and not {"the", "rain", "is"} & found
 
 
-def test_a_broken_facts_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    assert facts_of(tmp_path) == {}
-    for text in ("[", '{"a": [{"id": "x"}]}', '{"a": 3}', "[1]"):
-        (tmp_path / "facts.json").write_text(text)
-        with pytest.raises(BadInput, match=r"facts\.json"):
-            facts_of(tmp_path)
+def test_the_report_says_coverage_and_distortion(tmp_path: Path) -> None:
+    summary = summarise(load(run_of(tmp_path)))
+    assert summary.cell("coverage", "a").n == 2 and summary.cell("coverage", "b").missing == 1
+    assert "What was said of the facts" in [t.title for t in tables(summary)]
+
+
+@pytest.mark.parametrize("raw", [{"a": [{"id": "x"}]}, {"a": 3}, {"a": ["x"]}])
+def test_broken_facts_are_an_error_that_names_the_file(raw: dict) -> None:
+    with pytest.raises(BadInput, match=r"facts\.json"):
+        facts_of(raw)
