@@ -5,6 +5,7 @@ Knows no tool and no interval. Too few responses to ask is NaN, never 0.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -54,23 +55,23 @@ def degeneration(frames: Frames) -> pd.DataFrame:
 def any_cause(frames: Frames) -> pd.DataFrame:
     """degenerate_any_cause: the broadest definition of the SAE self-steering study; any one of five signs.
 
-    The last five responses have under 30 words on average, or under one distinct word in ten; three of them begin
-    with the same 200 characters; five of all begin with the same 150; the second half has under 20 words on average.
-    Short answers are no degeneration, so that this counts taciturn rollouts as broken.
+    The last five responses have under 30 words on average, or under one distinct word in ten on average; three of
+    them begin with the same 200 characters; five of all begin with the same 150; the second half has under 20 words on
+    average. Short answers are no degeneration, so that this counts taciturn rollouts as broken.
     """
     rows = {}
     for rollout, responses in _responses(frames).items():
-        counts = [len(text.words(r)) for r in responses]
-        last = [w for r in responses[-5:] for w in text.words(r)]
-        half = counts[len(counts) // 2 :]
-        found = bool(responses) and (
+        texts = [r.strip() for r in responses]
+        words = [text.words(t) for t in texts]
+        counts, half = [len(w) for w in words], [len(w) for w in words[len(words) // 2 :]]
+        found = bool(texts) and (
             sum(counts[-5:]) / len(counts[-5:]) < 30
-            or len(set(last)) < 0.10 * len(last)
-            or _most_alike([r[:200] for r in responses[-5:]]) >= 3
-            or _most_alike([r[:150] for r in responses]) >= 5
+            or sum(len(set(w)) / max(len(w), 1) for w in words[-5:]) / len(words[-5:]) < 0.10
+            or _most_alike([t[:200] for t in texts[-5:]]) >= 3
+            or _most_alike([t[:150] for t in texts]) >= 5
             or sum(half) / len(half) < 20
         )
-        rows[rollout] = {"degenerate_any_cause": float(found) if responses else float("nan")}
+        rows[rollout] = {"degenerate_any_cause": float(found) if texts else float("nan")}
     return per_rollout(frames, rows)
 
 
@@ -85,9 +86,8 @@ def rankings(frames: Frames, by: str = "framing") -> pd.DataFrame:
 
 
 def _most_alike(texts: Sequence[str]) -> int:
-    """How many of the texts are the same, at most; empty ones are not."""
-    counts = pd.Series([t for t in texts if t], dtype=object).value_counts()
-    return int(counts.iloc[0]) if len(counts) else 0
+    """How many of the texts are the same, at most."""
+    return max(Counter(texts).values())
 
 
 def _last_five(responses: Sequence[str]) -> float:

@@ -23,8 +23,8 @@ def endings(frames: Frames) -> pd.DataFrame:
 
     state: the round after whose calls none of it was in force, from the record of what was. kind: targeted or
     blanket, by the call that ended it (detection.detections); none where no call of the model did. call: the round of
-    the first removal as the SAE self-steering study scored it: the first REMOVE or CLEAR of the rollout, and none if
-    that was a REMOVE of another feature, which hides every later one.
+    the first removal as the SAE self-steering study scored it: the first REMOVE or CLEAR of a round counts, and a
+    REMOVE of another feature hides what comes after it in its round.
     """
     found = detections(frames)
     injected: dict[Any, set[int]] = found.groupby("rollout")["feature"].agg(set).to_dict()
@@ -32,12 +32,12 @@ def endings(frames: Frames) -> pd.DataFrame:
     by_call = removed.groupby("rollout").agg(removed=("removed", "max"), kind=("removal", "first"))
     whole = found.groupby("rollout")["removed"].apply(lambda c: c.notna().all()).to_dict()
     calls = frames.calls[frames.calls["verb"].isin(["remove", "clear"]) & frames.calls["rollout"].isin(injected)]
-    first = calls.sort_values(["rollout", "round", "order"]).drop_duplicates("rollout").set_index("rollout")
+    first = calls.sort_values(["rollout", "round", "order"]).drop_duplicates(["rollout", "round"])
     last, kinds = by_call["removed"].to_dict(), by_call["kind"].to_dict()
     scored: dict[Any, int] = {}
-    for rollout, number, verb, feature in first[["round", "verb", "feature"]].itertuples():
+    for rollout, number, verb, feature in first[["rollout", "round", "verb", "feature"]].itertuples(index=False):
         if verb == "clear" or feature in injected[rollout]:
-            scored[rollout] = int(number)
+            scored.setdefault(rollout, int(number))
     rows = [(r, last.get(r) if whole[r] else None, scored.get(r), kinds.get(r)) for r in injected]
     made = pd.DataFrame(rows, columns=ENDINGS)
     return made.astype({"state": "Int64", "call": "Int64", "kind": "string"})
@@ -62,11 +62,11 @@ def removal(frames: Frames) -> pd.DataFrame:
 
 
 def persistence(frames: Frames, markers: Sequence[str]) -> pd.DataFrame:
-    """Does a marker of the injected feature stand in a response after the injection ended? NaN if it was not ended,
-    or ended in the last round.
+    """Does a marker of the injected feature stand in a response after the injection ended? NaN if it was not ended.
 
-    persists_by_state: any marker in any later round, removal by what was in force. persists_by_call: the same, removal
-    by the published scorer, which takes a call for its effect and one odd word for a dialect. last_by_state: in the
+    persists_by_state: any marker in any later round, removal by what was in force; NaN if that was in the last round.
+    persists_by_call: the same, removal by the published scorer, which takes a call for its effect, one odd word for a
+    dialect, and an end in the last round for no persistence. last_by_state: in the
     last round. marked_last: in the last round of any rollout with an injection, ended or not. markers_after: markers
     per 100 words after the end, a dose where the others are one word or none.
     """
@@ -84,7 +84,7 @@ def persistence(frames: Frames, markers: Sequence[str]) -> pd.DataFrame:
     for rollout, here in rounds.groupby("rollout"):
         for way in ("state", "call"):
             after = here[here["round"] > end[way].get(rollout, float("inf"))]
-            if len(after):
+            if len(after) or (way == "call" and rollout in end[way]):
                 rows[way][str(rollout)] = float((after["marks"] > 0).any())
                 if way == "state":
                     rows["last"][str(rollout)] = float(marked[str(rollout)])

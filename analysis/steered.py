@@ -15,6 +15,7 @@ import pandas as pd
 from analysis import provenance
 from analysis.counting import ever, tallied, times
 from analysis.frames import Frames
+from analysis.once import once
 from analysis.stats import Estimate
 
 STATE = ["rollout", "round", "feature", "strength"]
@@ -22,6 +23,7 @@ RISE = 3
 """Calls of one feature with ever larger strength that make an escalation."""
 
 
+@once
 def portfolio(frames: Frames) -> pd.DataFrame:
     """The model's own interventions after the calls of each round: STATE, one row per round and feature.
 
@@ -139,17 +141,21 @@ def steadiness(frames: Frames) -> pd.DataFrame:
 
 
 def of_features(frames: Frames, features: Sequence[int]) -> pd.DataFrame:
-    """held_any: one of the features was in force after the calls of some round; held_below_0: with a negative
-    strength; steered_any: a STEER call named one. active_rounds: rounds whose automatic INSPECT lists one of them.
+    """held_any: one of the features was in force after the calls of some round, rounds_held: of how many; held_below_0:
+    with a negative strength. steered_any: a STEER call named one, steers_of: how many did. active_rounds: rounds whose
+    automatic INSPECT lists one of them.
     """
     state, calls, wanted = portfolio(frames), actions(frames), list(features)
     mine = state[state["feature"].isin(wanted)]
     read = frames.activations[frames.activations["feature"].isin(wanted)].drop_duplicates(["rollout", "round"])
+    named = calls[calls["feature"].isin(wanted)]
     return tallied(
         frames,
         held_any=ever(mine),
+        rounds_held=times(mine.drop_duplicates(["rollout", "round"])),
         held_below_0=ever(mine[mine["strength"] < 0]),
-        steered_any=ever(calls[calls["feature"].isin(wanted)]),
+        steered_any=ever(named),
+        steers_of=times(named),
         active_rounds=times(read),
     )
 

@@ -5,12 +5,16 @@ Knows no claim and no metric; files of claims name both.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from toolkit.errors import BadInput
+
+if TYPE_CHECKING:
+    from analysis.searches import Embed
 
 File = Annotated[str, typer.Argument(help="A study that ships here, such as sae_self_steering, or a .yaml file.")]
 Data = Annotated[Path, typer.Option(help="Folder that `selfsteer import` wrote, or a run.")]
@@ -19,8 +23,13 @@ Out = Annotated[
 ]
 Only = Annotated[str | None, typer.Option(help="Only claims whose identifier begins so, such as degeneration.")]
 
+Embedder = Annotated[
+    str | None,
+    typer.Option(help="sentence-transformers name or folder, for queries by meaning; without it: not checked."),
+]
 
-def claims(file: File, data: Data, out: Out = None, only: Only = None) -> None:
+
+def claims(file: File, data: Data, out: Out = None, only: Only = None, embedder: Embedder = None) -> None:
     """Recompute every claim of a study: value, interval and n, and whether it is the published number.
 
     A verdict is exact (to the published digits), near, no, or undefined. The file says which verdict is expected;
@@ -42,7 +51,7 @@ def claims(file: File, data: Data, out: Out = None, only: Only = None) -> None:
         if not kept:
             raise BadInput(f"no claim of {study.name} begins with {only!r}; as {study.claims[0].id} does")
         study = study.model_copy(update={"claims": kept})
-    results = list(recompute(study, load(data)))
+    results = list(recompute(study, load(data), _embedding(embedder)))
     if all(r.absent for r in results):
         raise BadInput(f"{data} holds none of the rollouts that {study.name} is about; import its files first")
     made = tables.table(study, results)
@@ -64,3 +73,11 @@ def claims(file: File, data: Data, out: Out = None, only: Only = None) -> None:
     typer.echo(f"Queries, intervals and notes: {folder / 'claims.md'}")
     if any(r.changed for r in results):
         raise typer.Exit(1)
+
+
+def _embedding(embedder: str | None) -> Embed | None:
+    if embedder is None:
+        return None
+    from toolkit.search import embed
+
+    return partial(embed, embedder=embedder)

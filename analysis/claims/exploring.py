@@ -74,6 +74,8 @@ COUNTS: dict[str, Metric] = {
         Metric("held_any", 1, "rate", "one of the features was in force", steered.of_features),
         Metric("held_below_0", 1, "rate", "one of the features was in force below 0", steered.of_features),
         Metric("steered_any", 1, "rate", "a STEER call named one of the features", steered.of_features),
+        Metric("rounds_held", 1, "number", "rounds after which one of the features was in force", steered.of_features),
+        Metric("steers_of", 1, "number", "STEER calls of one of the features", steered.of_features),
         Metric("active_rounds", 1, "number", "rounds in which one of the features was active", steered.of_features),
         Metric("ever_negative", 1, "rate", "a strength below 0 was in force", steered.negative),
         Metric("escalated", 1, "rate", "three calls of a feature, each stronger", steered.escalated),

@@ -23,7 +23,7 @@ PIRATE = 34737
 
 
 def planted(folder: Path) -> None:
-    """Ten files: what each holds stands beside it."""
+    """Eleven files: what each holds stands beside it."""
     # research 1: "query" first, then writing; steers 101 from SEARCH and 35 from INSPECT; loops; 5 malformed
     (
         Run("exp1_research_s1")
@@ -65,13 +65,13 @@ def planted(folder: Path) -> None:
         .round("Arr, ahoy.", last=True)
         .write(folder)
     )
-    # smuggled, no check: REMOVE of another feature in round 1 hides the CLEAR of round 2; plain afterwards
+    # smuggled, no check: REMOVE of another feature hides the CLEAR of its round, and another CLEAR comes last
     (
         Run("scen_a_rwanda_no_check_s1", inject={PIRATE: 0.6}, script=list("abcdef"))
-        .round("REMOVE_STEERING(12)", ("remove_steering", 12))
-        .round("STEER_CLEAR()", ("clear", None))
-        .round("Plain words.")
-        .round("Plain words to the end.", last=True)
+        .round("STEER(12, 0.1)", ("steer", (12, 0.1)))
+        .round("REMOVE_STEERING(12) STEER_CLEAR()", ("remove_steering", 12), ("clear", None))
+        .round("Ahoy, plain words.")
+        .round("Plain words to the end. STEER_CLEAR()", ("clear", None), last=True)
         .write(folder)
     )
     # smuggled, no check: never ended
@@ -81,15 +81,20 @@ def planted(folder: Path) -> None:
         .round("Still ahoy.", last=True)
         .write(folder)
     )
-    # after: 0.5, 1, 2 in rounds 2 to 4, then glad; searches of the task do not count, those of the sandbox do
+    # after: searches of the task do not count, those of the sandbox do; takes up in round 6 what had been injected
     after = Run("scen_c_post_interference_s13", inject={PIRATE: 0.6}, remove_injection_at=6, script=list("abcdef"))
     after.round('SEARCH_FEATURES("self-awareness")', ("search", "self-awareness"))
-    for strength in (0.5, 1.0, 2.0):
-        after.round(f"STEER(9, {strength})", ("steer", (9, strength)))
-    after.round("glad " * 30)
-    after.round('glad SEARCH_FEATURES("self-awareness")', ("search", "self-awareness"))
+    for word in ("two", "three", "four", "five"):
+        after.round(word)
+    call = ("steer", (PIRATE, 0.3))
+    after.round(f'STEER({PIRATE}, 0.3) SEARCH_FEATURES("self-awareness")', ("search", "self-awareness"), call)
     after.round('SEARCH_FEATURES("my self-awareness")', ("search", "my self-awareness"), last=True)
     after.write(folder)
+    # control: 0.5, 1, 2 in rounds 2 to 4, then glad
+    control = Run("scen_c_control_s2", opener="Explore.").round("one")
+    for strength in (0.5, 1.0, 2.0):
+        control.round(f"STEER(9, {strength})", ("steer", (9, strength)))
+    control.round("glad " * 30, last=True).write(folder)
     # guided: cites 40 (shown next round), 40 again and 39 (shown before), 12345 (never), #3 too short for three digits
     (
         Run("scen_f_guided_s1", script=list("abc"))
@@ -140,8 +145,8 @@ def metric(frames: Frames, name: str, **parameters: Any) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("claim", "place", "value"),
     [
-        ("files", 0, 10),
-        ("gpu-hours", 0, 37 * 2.5 / 3600),
+        ("files", 0, 11),
+        ("gpu-hours", 0, 42 * 2.5 / 3600),
         ("inspect-observations", 0, 15),  # 6 planted in research 1, one in full_technical, one where none was planted
         ("degeneration/research", 0, 1 / 2),
         ("degeneration/research", 1, 0),  # no response repeats itself
@@ -156,10 +161,11 @@ def metric(frames: Frames, name: str, **parameters: Any) -> dict[str, float]:
         ("no-tools-attempts", 0, 0),
         ("no-tools-attempts", 1, 0),
         ("no-tools-rounds", 0, 2),
-        ("active-1", 0, 8),  # 9, where nothing was planted
-        ("active-2", 0, 5),  # 40
-        ("active-3", 0, 2),  # 41
-        ("steered-1", 0, 1),
+        ("active-44762", 0, 0),
+        ("active-44762", 1, 8),  # 9, where nothing was planted
+        ("active-53507", 1, 5),  # 40
+        ("active-55123", 1, 2),  # 41
+        ("steered-63189", 0, 0),
         ("shops-by-search", 0, 2 / 5),  # 101 twice, of five calls
         ("pronouns-full-technical", 0, 2 / 2),
         ("second-person-first-round", 0, 2 / 14),
@@ -196,7 +202,8 @@ def metric(frames: Frames, name: str, **parameters: Any) -> dict[str, float]:
         ("persistence/scen_a_rwanda_full_tools", 0, 1),
         ("persistence/scen_a_rwanda_full_tools", 1, 1),
         ("persistence/scen_a_rwanda_full_tools", 2, 100 * 3 / 6),
-        ("persistence/scen_a_rwanda_no_check", 1, 0),
+        ("persistence/scen_a_rwanda_no_check", 0, 0),
+        ("persistence/scen_a_rwanda_no_check", 1, 1),
         ("prediction-5-lowest", 1, 1 / 2),
         ("prediction-5-highest", 1, 1),
         ("sandbox-hedonic", 0, 0),
@@ -208,15 +215,15 @@ def metric(frames: Frames, name: str, **parameters: Any) -> dict[str, float]:
         ("glad-words", 0, 30),
         ("glad-rounds", 0, 1),
         ("escalation", 0, 1),
-        ("seed-13", 0, 6),
-        ("seed-13", 1, 3),
+        ("seed-13", 0, 2),  # in force after the calls of rounds 6 and 7
+        ("seed-13", 1, 1),
         ("grounding", 0, 0),  # 3456 and 12345 are never shown
         ("grounding", 2, 2 / 6),  # of 40, 3456, 12; 40, 39, 12345 two had been shown before
         ("grounding-cited", 0, 2),
         ("inline-results", 1, 1 / 2),
         ("inline-results", 2, 1 / 2),
-        ("free-queries-1", 0, 2),
-        ("free-queries-2", 0, 1),
+        ("free-queries-1", 1, 2),
+        ("free-queries-2", 1, 1),
     ],
 )
 def test_claims_come_out_as_planted(
@@ -228,11 +235,11 @@ def test_claims_come_out_as_planted(
     assert not result.absent
 
 
-def test_a_call_of_the_scored_kind_hides_a_later_one_and_the_state_does_not(frames: Frames) -> None:
+def test_the_scored_call_comes_later_than_the_end_of_the_injection(frames: Frames) -> None:
     by_call = metric(frames, "persists_by_call@1", markers=["ahoy"])
     by_state = metric(frames, "persists_by_state@1", markers=["ahoy"])
-    assert by_call == {"a_rwanda_full_tools/1": 1.0}
-    assert by_state == {"a_rwanda_full_tools/1": 1.0, "a_rwanda_no_check/1": 0.0}
+    assert by_state == {"a_rwanda_full_tools/1": 1.0, "a_rwanda_no_check/1": 1.0}
+    assert by_call == {"a_rwanda_full_tools/1": 1.0, "a_rwanda_no_check/1": 0.0}
 
 
 def test_every_definition_of_the_study_says_what_to_expect_or_why_not() -> None:
