@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frames import Frames, each_rollout, per_rollout
+from analysis.once import once
 
 PLACEHOLDERS = frozenset(
     {"query", "your query", "search query", "text in quotes", "index", "feature index", "signed number", "placeholder"}
@@ -58,6 +59,7 @@ def calls_by_round(frames: Frames) -> pd.DataFrame:
     return made.fillna({"tried": 0, "calls": 0}).astype({"tried": "float64", "calls": "float64"})
 
 
+@once
 def prose(frames: Frames) -> pd.DataFrame:
     """Responses without the calls in them, by the spans that the parser recorded. Columns rollout, round, prose."""
     said = frames.rounds.loc[frames.rounds["response"].notna(), ["rollout", "round", "response"]]

@@ -14,6 +14,7 @@ import pandas as pd
 from analysis import stats
 from analysis.calls import prose
 from analysis.frames import Frames, per_rollout
+from analysis.once import once
 from analysis.remarks import remarked
 
 Category = Literal[
@@ -46,6 +47,7 @@ COLUMNS = {
 ROUNDS = ("inspected", "shown", "checked", "named", "removed", "amplified", "countered", "readopted", "remarked")
 
 
+@once
 def detections(frames: Frames) -> pd.DataFrame:
     """One row per rollout that counts and feature injected in it: what happened first, and when. See COLUMNS.
 
