@@ -22,7 +22,7 @@ from toolkit.errors import Unsupported
 KEY_MULTIPLE = 16  # keys are padded to a multiple of this, so that a kernel's tail never depends on the neighbours
 SPLIT = 64  # tokens of a long span that share a call on a CPU: later ones need more keys
 TOGETHER = 8  # one-token spans that share a call on a CPU: several threads, and lanes of unlike lengths, gain by less
-PARALLEL = 1 << 20  # numbers of keys and values to go through from which on a second thread pays
+PARALLEL = 1 << 18  # numbers of keys and values to go through from which on a second thread pays
 
 Span = tuple[int, int, int, int]  # lane, first index in the pack, count of tokens, position of the first
 
@@ -52,6 +52,7 @@ class Packed:
     lanes: Tensor
     positions: Tensor
     spans: tuple[Span, ...]
+    active: None = None  # all are
     _plans: dict[tuple[int | None, int], list[Piece]] = field(default_factory=dict)
 
     @property
@@ -112,6 +113,35 @@ def _runs(spans: list[Span], cpu: bool) -> Iterator[list[Span]]:
         yield run
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A pass whose row r adds one token to lane r, where `active`. Nothing of it depends on what the tensors hold.
+
+    positions, active: [R]. keys: places of each lane that are looked at.
+    """
+
+    lanes: Tensor
+    positions: Tensor
+    active: Tensor
+    keys: int
+
+    @property
+    def count(self) -> int:
+        return len(self.lanes)
+
+    @property
+    def longest(self) -> int:
+        return self.keys
+
+    def pieces(self, window: int | None, capacity: int) -> list[Piece]:
+        """One call for all rows, whose keys are a view, masked."""
+        at = torch.arange(self.keys, device=self.lanes.device)
+        mask = at <= self.positions[:, None]
+        if window:
+            mask = mask & (at > self.positions[:, None] - window)
+        return [Piece(0, self.count, range(self.count), self.keys, mask)]
+
+
 class Attention:
     """Writes a pass's keys and values into the store and attends over it. `pack` is the pass being computed.
 
@@ -121,7 +151,7 @@ class Attention:
 
     def __init__(self, store: KVStore, threads: int) -> None:
         self.store, self.threads = store, threads
-        self.pack: Packed | None = None
+        self.pack: Packed | Rows | None = None
         self._pool = ThreadPoolExecutor(threads - 1, "attention", _alone) if threads > 1 else None
 
     def __call__(
@@ -143,7 +173,7 @@ class Attention:
             raise TypeError("attention is computed for a pack only")
         count = pack.count
         keys, values = self.store.write(
-            layer, key[:, :count], value[:, :count], pack.lanes, pack.positions, pack.longest
+            layer, key[:, :count], value[:, :count], pack.lanes, pack.positions, pack.longest, pack.active
         )
         out = query.new_zeros(query.shape[1], query.shape[0], values.shape[-1])
         pieces = pack.pieces(window, keys.shape[2])

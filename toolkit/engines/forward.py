@@ -35,6 +35,7 @@ class Forward:
                 f"{type(model).__name__} does not let its attention be replaced; use the nnsight engine for it"
             )
         self.model, self.store, self.table, self.floor = model, store, steerings, floor
+        self.n_layers = len(loading.decoder_blocks(model))
         self.captured: dict[int, Tensor] = {}
         self._attention = attention.Attention(store, threads)
         self._rows = torch.zeros(0, dtype=torch.long)
@@ -65,16 +66,28 @@ class Forward:
         positions = [at for _, _, count, start in spans for at in range(start, start + count)]
         whole = torch.tensor([[*one, *padding] for one in (tokens, rows, lanes, positions)], device=device)
         count = len(tokens)
-        self._rows, self._present = whole[1], table.distinct(rows)
-        self._attention.pack = attention.Packed(whole[2, :count], whole[3, :count], tuple(spans))
+        pack = attention.Packed(whole[2, :count], whole[3, :count], tuple(spans))
+        return self.run(whole[0], whole[1], whole[3], pack, table.distinct(rows), wanted)[:count]
+
+    def run(
+        self,
+        tokens: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+        pack: attention.Packed | attention.Rows,
+        present: tuple[int, ...],
+        wanted: frozenset[int],
+    ) -> Tensor:
+        """The pass itself, of tensors [T], padding included. present: the distinct rows, for edits."""
+        self._rows, self._present, self._attention.pack = rows, present, pack
         self._wanted, self._fired, self.captured = wanted, set(), {}
         hidden: Tensor = self.model.get_decoder()(
-            input_ids=whole[:1], position_ids=whole[3:4], use_cache=False
+            input_ids=tokens[None], position_ids=positions[None], use_cache=False
         ).last_hidden_state
         missed = self.table.layers - self._fired
         if missed:
             raise SteeringError(f"the steering at layer {min(missed)} did not run in this model; nothing was recorded")
-        return hidden[0, :count]
+        return hidden[0]
 
     def _hook(self, layer: int) -> Any:
         def after_block(_block: object, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> object:

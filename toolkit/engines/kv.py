@@ -193,15 +193,41 @@ class KVStore:
         """Bytes of one token's keys and values over all layers; 0 before anything was computed."""
         return sum(store.shape[1] * store.shape[3] * store.element_size() for store in self._stores())
 
+    @property
+    def places(self) -> int:
+        """Tokens that every lane has room for."""
+        return min((store.shape[2] for store in self._stores()), default=0)
+
+    def fit(self, longest: int) -> int:
+        """Make room for every lane, of so many tokens, ahead of a write; how many lanes there then is room for."""
+        for stores in (self._keys, self._values):
+            for layer, store in stores.items():
+                if len(self.lanes) > store.shape[0] or longest > store.shape[2]:
+                    stores[layer] = self._grown(store, store[0], longest)
+        return self._lanes()
+
     def write(
-        self, layer: int, key: Tensor, value: Tensor, lanes: Tensor, positions: Tensor, longest: int
+        self,
+        layer: int,
+        key: Tensor,
+        value: Tensor,
+        lanes: Tensor,
+        positions: Tensor,
+        longest: int,
+        active: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Put keys and values [H, T, hd] at `positions` of `lanes`; returns the layer's whole stores."""
+        """Put keys and values [H, T, hd] at `positions` of `lanes`; returns the layer's whole stores.
+
+        active: [T], whether a token is there at all; where it is not, what the place held stays.
+        """
         for stores, new in ((self._keys, key), (self._values, value)):
             store = stores.get(layer)
             if store is None or len(self.lanes) > store.shape[0] or longest > store.shape[2]:
                 store = stores[layer] = self._grown(store, new, longest)
-            store[lanes, :, positions] = new.transpose(0, 1)
+            rows = new.transpose(0, 1)
+            if active is not None:
+                rows = torch.where(active[:, None, None], rows, store[lanes, :, positions])
+            store[lanes, :, positions] = rows
         return self._keys[layer], self._values[layer]
 
     def _grown(self, store: Tensor | None, new: Tensor, longest: int) -> Tensor:

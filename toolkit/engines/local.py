@@ -21,9 +21,11 @@ from toolkit.engines.attention import Span
 from toolkit.engines.base import Failure, Generate, ModelInfo, Request, Result
 from toolkit.engines.forward import Forward
 from toolkit.engines.jobs import Job
+from toolkit.engines.static import StaticStep, cuda_graphs
 from toolkit.errors import BadInput, OutOfMemory, SelfsteerError
 
-SMALL = 5_000_000  # parameters under which a second thread costs more than it brings
+SMALL = 5_000_000  # parameters under which a second thread costs more than it brings, but for attention
+THREADS = torch.get_num_threads()  # what this process was started with; engines change the number for all of it
 PACKED = 4 * 2**30  # bytes of linear weights up to which a CPU keeps a second, packed copy of them
 SHORT = 64  # tokens a step under which an engine out of memory takes fewer rows before fewer tokens
 
@@ -36,8 +38,10 @@ class LocalEngine:
     kv_budget: bytes that they may take on the device (default: no limit); host_budget: bytes that those which left
     the device may take in the host's memory (default: a quarter of what is free there, none for a CPU). Budgets
     change time and never tokens.
+    graphs: on a GPU, replay the step that adds a token to each row as a CUDA graph (see static.py).
     name: what records call the model; default: the hub name, or the folder's.
-    threads: of torch, in the whole process, on a CPU; default: one for a small model, which more only slow down.
+    threads: of torch, in the whole process, on a CPU; default: as many as the process was started with, but for a
+    small model only in attention, since more slow down the rest of it.
     say: where a line goes when the engine had to do with less memory; default: standard error.
     """
 
@@ -53,6 +57,7 @@ class LocalEngine:
         kv_budget: int | None = None,
         host_budget: int | None = None,
         threads: int | None = None,
+        graphs: bool = True,
         name: str | None = None,
         trust_remote_code: bool = False,
         say: Callable[[str], None] | None = None,
@@ -66,7 +71,7 @@ class LocalEngine:
         self._weights = sum(p.nbytes for p in self.model.parameters())
         if cpu:
             small = sum(p.numel() for p in self.model.parameters()) < SMALL
-            torch.set_num_threads(threads or (1 if small else torch.get_num_threads()))
+            torch.set_num_threads(threads or (1 if small else THREADS))
             self._weights += packed.pack(self.model, 16, PACKED)
         self.most_rows, self.chunk, self.keep_lanes = most_rows, chunk, keep_lanes
         config = loading.text_config(self.model)
@@ -89,7 +94,9 @@ class LocalEngine:
         floor = max(16, 8 * torch.get_num_threads()) if cpu else 1
         wide = kind if kind == torch.float64 else torch.float32
         self._table = table.SteeringTable(self.info.n_layers, self.info.d_model, self.device, wide, floor)
-        self._forward = Forward(self.model, self._store, self._table, floor, torch.get_num_threads() if cpu else 1)
+        self._forward = Forward(self.model, self._store, self._table, floor, (threads or THREADS) if cpu else 1)
+        self._static = StaticStep(self._forward, cuda_graphs()) if graphs and self.device.type == "cuda" else None
+        self._short = False  # whether the last step was of one-token spans only
         self._waiting: deque[tuple[int, Request]] = deque()
         self._active: list[Job] = []
         self._tickets = 0
@@ -193,10 +200,16 @@ class LocalEngine:
         return failed
 
     def _next_step(self) -> list[tuple[Job, int]]:
-        """Jobs and how many of their new tokens to compute: all that add one token, then spans up to the chunk."""
+        """Jobs and how many of their new tokens to compute: all that add one token, then spans up to the chunk.
+
+        With a captured step, which adds one token a row, the two kinds take turns."""
         step = []
         room = self.chunk
-        for job in sorted(self._active, key=lambda job: (job.span.left, job.lane.index)):
+        going = sorted(self._active, key=lambda job: (job.span.left, job.lane.index))
+        if self._static is not None and going and going[0].span.left == 1 < going[-1].span.left:
+            self._short = not self._short
+            going = [job for job in going if (job.span.left == 1) == self._short]
+        for job in going:
             count = min(job.span.left, room)
             if count:
                 step.append((job, count))
@@ -216,7 +229,7 @@ class LocalEngine:
         wanted = frozenset(layer for job, _ in step for layer in job.span.layers)
         if any("logits" in job.span.want for job, _ in step):
             wanted |= {self.info.n_layers - 1}
-        hidden = self._forward(tokens, rows, spans, wanted)
+        hidden = self._pass(tokens, rows, spans, wanted)
         self.tokens_computed += len(tokens)
         logits = [self._logits(job, count, first) for (job, count), (_, first, _, _) in zip(step, spans, strict=True)]
         drawing = [
@@ -235,6 +248,19 @@ class LocalEngine:
             span.done += count
         for (job, _), one in zip(drawing, drawn, strict=True):
             job.span.drawn, job.uniform = one, None
+
+    def _pass(self, tokens: list[int], rows: list[int], spans: list[Span], wanted: frozenset[int]) -> Tensor:
+        """Normed residuals of the step's tokens: by the captured step if there is one that can, else eagerly."""
+        lanes = [lane for lane, _, _, _ in spans]
+        if self._static is not None and len(tokens) == len(spans) and self._static.fits(rows, lanes, wanted):
+            try:
+                return self._static(tokens, rows, lanes, [start for _, _, _, start in spans])
+            except RuntimeError as error:
+                if memory.ran_out(error):
+                    raise
+                self._static = None
+                self._say(f"{self.info.name} cannot be captured ({_first_line(error)}); it runs eagerly, and slower")
+        return self._forward(tokens, rows, spans, wanted)
 
     def _logits(self, job: Job, count: int, first: int) -> list[Tensor]:
         """Exact logits of the tokens from `first` on, as far as the job's span wants them."""
@@ -286,6 +312,8 @@ class LocalEngine:
             if not memory.ran_out(error):
                 raise
             freed = 0
+        if self._static is not None:
+            self._static.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if freed and self._shortages == 1:
@@ -307,8 +335,11 @@ class LocalEngine:
 
 
 def _out_of_memory(error: BaseException) -> OutOfMemory:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return OutOfMemory(
-        f"one request alone, token by token, does not fit the memory ({first}); use a shorter context, a smaller dtype"
-        " or a device with more"
+        f"one request alone, token by token, does not fit the memory ({_first_line(error)}); use a shorter context, a"
+        " smaller dtype or a device with more"
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

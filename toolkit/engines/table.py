@@ -48,6 +48,7 @@ class SteeringTable:
         # that normalises its input, whose size in residual space depends on the token
         self._deltas: dict[tuple[int, str], Tensor] = {}
         self._edits: dict[int, dict[int, list[Edit]]] = {}
+        self.generation = 0  # counts the times that tables were allocated anew
 
     @property
     def layers(self) -> frozenset[int]:
@@ -72,6 +73,7 @@ class SteeringTable:
             if layer not in self._edits:
                 self._deltas[layer, ""] = self._empty()
                 self._edits[layer] = {}
+                self.generation += 1
 
     def dictionary(self, key: str) -> FeatureDictionary:
         try:
@@ -131,6 +133,10 @@ class SteeringTable:
                 raise Unsupported(f"dictionary {key} scales its input by the token; use the local engine for it")
         return found
 
+    def edited(self, rows: Iterable[int]) -> bool:
+        """Whether a row among these has a part that is no table row, but depends on the residual."""
+        return any(row in some for some in self._edits.values() for row in rows)
+
     def set_canary(self, layer: int, delta: Tensor) -> None:
         """Fill row 1 at one layer and empty it at the others, for the check that steering reaches the logits."""
         for one in self.layers:
@@ -184,6 +190,7 @@ class SteeringTable:
     def _put(self, layer: int, key: str, row: int, delta: Tensor) -> None:
         if (layer, key) not in self._deltas:
             self._deltas[layer, key] = self._empty()
+            self.generation += 1
         self._reserve(row)
         self._deltas[layer, key][row] = delta
 
@@ -194,9 +201,11 @@ class SteeringTable:
                 grown = table.new_zeros(max(2 * len(table), row + 1), self.d_model)
                 grown[: len(table)] = table
                 self._deltas[place] = grown
+                self.generation += 1
 
     def _empty(self) -> Tensor:
-        return torch.zeros(max(16, len(self.steerings) + 1), self.d_model, device=self.device, dtype=self.dtype)
+        few = 16 if self.device.type == "cpu" else 1024  # a captured step holds the table's address: it seldom grows
+        return torch.zeros(max(few, len(self.steerings) + 1), self.d_model, device=self.device, dtype=self.dtype)
 
 
 def _edited(edit: Edit, layer: int, hidden: Tensor, dtype: torch.dtype) -> Tensor:
