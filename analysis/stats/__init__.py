@@ -5,6 +5,7 @@ NaN and None are missing: never counted, they lower n and are reported in `missi
 """
 
 from analysis.stats.agreement import cohen_kappa, krippendorff_alpha
+from analysis.stats.decay import half_life
 from analysis.stats.estimate import Estimate, outcomes
 from analysis.stats.pooled import fold, followers, pooled_difference, pooled_share
 from analysis.stats.power import (
@@ -41,6 +42,7 @@ __all__ = [
     "fisher_power",
     "fold",
     "followers",
+    "half_life",
     "kaplan_meier",
     "krippendorff_alpha",
     "logrank",
