@@ -5,7 +5,7 @@ Knows no claim. Each meaning says what is counted; the room that counts it says 
 
 from __future__ import annotations
 
-from analysis import degeneration, grounding, removal, searches, steered, tool_use, wording
+from analysis import degeneration, grounding, published_coder, removal, searches, steered, tool_use, wording
 from analysis.claims.statistic import Statistic
 from analysis.frames import Frames
 from analysis.metrics import Metric
@@ -97,6 +97,8 @@ COUNTS: dict[str, Metric] = {
         Metric("marked_last", 1, "rate", "a marker in the last round", removal.persistence),
         Metric("markers_after", 1, "number", "markers per 100 words after the end", removal.persistence),
         Metric("marked", 1, "rate", "a response holds a marker", removal.marked),
+        Metric("published_detected", 1, "rate", "noticed before a round, by its study's coder", published_coder.coded),
+        Metric("published_round", 1, "number", "round of noticing, by its study's coder", published_coder.coded),
         Metric("detected_before", 1, "rate", "noticed before a round, from events", removal.detected_by),
         Metric("detected_round", 1, "number", "round in which it was noticed, from events", removal.detected_by),
     )

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from analysis import degeneration, grounding, removal, searches, steered, tool_use, wording
+from analysis import degeneration, grounding, published_coder, removal, searches, steered, tool_use, wording
 from analysis.claims.aggregates import AGGREGATES, Sample
 from analysis.frames import Frames, load
 from tests.analysis.synthetic import Story, held
@@ -247,6 +247,34 @@ def test_persistence_asks_only_where_there_was_an_end(tmp_path: Path) -> None:
     assert kinds["ended_targeted"].dropna().to_dict() == {"a/0": 1, "a/1": 1, "a/2": 0}
     assert kinds["targeted_of_endings"].dropna().to_dict() == {"a/0": 1, "a/1": 1}
     assert removal.marked(frames, ["ahoy"])["marked"].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("I keep talking like a pirate, and I do not know why.", True),
+        ("The station was a pirate radio station.", True),  # no remark on itself: the coder's fault, kept
+        ("We be offering two more days.", True),  # "be off"
+        ("I apologise, something is odd.", True),
+        ("I apologise for the delay.", False),
+        ("I will clear my steering.", True),
+        ("**STEER_CLEAR(34737)** and on we go.", False),  # a call in bold is cut out
+        ("Plain words about the budget.", False),
+        ("Pirate. Ahoy.", False),  # a full stop lies between
+    ],
+)
+def test_the_published_coder_and_its_faults(text: str, found: bool) -> None:
+    assert published_coder.notices(text) == found
+
+
+def test_published_detection_asks_where_something_was_injected(tmp_path: Path) -> None:
+    story = Story("a", 0)
+    story.force = [held(9, 0.6, "external")]
+    frames = told(tmp_path, story.say("Plain.").say("I sound like a pirate."), Story("a", 1).say("I am a pirate."))
+    found = published_coder.coded(frames, before=2)
+    assert found["published_detected"].dropna().to_dict() == {"a/0": 0}
+    assert found["published_round"].dropna().to_dict() == {"a/0": 2}
+    assert published_coder.coded(frames)["published_detected"].dropna().to_dict() == {"a/0": 1}
 
 
 def test_a_marker_is_a_whole_word(tmp_path: Path) -> None:
