@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from toolkit.engines.base import Engine
 
 Inject = Annotated[
-    str | None, typer.Option(help="style, topic, random, none, or a feature by number or label; + for several.")
+    str | None, typer.Option(help="style, topic, random, none, a feature by number or label; style+style for two.")
 ]
 InjectionArm = Annotated[
     str | None, typer.Option(help="What is really added: target, zero, random (a direction of equal norm), other.")
@@ -149,13 +149,14 @@ class Ground:
         return viewed(self.true, arm=cell["injection_arm"], seed=self.seed)
 
     def features(self, inject: str) -> Callable[[int], tuple[int, ...]]:
-        """Which features the rollout with a given number gets; () for none.
+        """Which features the rollout with a given number gets; () for none. style+style are two of the styles.
 
-        Raises BadInput for a style or topic that was not said, and for a feature that there is not.
+        Raises BadInput for a style or topic that was not said, more of them than there are, and unknown features.
         """
-        if inject == "none":
-            return lambda rollout: ()
-        draws = [self._draw(part.strip()) for part in inject.split("+")]
+        parts = [] if inject == "none" else [part.strip() for part in inject.split("+")]
+        draws = [self._draw(part, parts[:place].count(part)) for place, part in enumerate(parts)]
+        if any(parts.count(part) > len(pool) for part, pool in self.pools.items()):
+            raise BadInput(f"{inject}: more than were named; name more, by number or label")
         return lambda rollout: tuple(dict.fromkeys(draw(rollout) for draw in draws))
 
     def injected(self, draw: Callable[[int], tuple[int, ...]]) -> list[str]:
@@ -163,19 +164,18 @@ class Ground:
         every = dict.fromkeys(feature for rollout in range(self.seeds) for feature in draw(rollout))
         return [f"{feature} {self.true.label(feature)}" for feature in every]
 
-    def _draw(self, part: str) -> Callable[[int], int]:
+    def _draw(self, part: str, place: int) -> Callable[[int], int]:
+        """The feature of each rollout for one part of what is injected, the place-th of its kind."""
         from agents.injection import drawn, find
 
         if part == "random":
             named = [feature for pool in self.pools.values() for feature in pool]
-            return lambda rollout: drawn(self.true, named, self.seed, "injected", rollout)
+            return lambda rollout: drawn(self.true, named, self.seed, "injected", rollout, place)
         if part in POOLS:
             pool = self.pools.get(part, ())
             if not pool:
-                raise BadInput(
-                    f"which {part} is to be injected? name features with --{POOLS[part]}, by number or label"
-                )
-            return lambda rollout: pool[rollout % len(pool)]
+                raise BadInput(f"which {part}? name features with --{POOLS[part]}, by number or label")
+            return lambda rollout: pool[(rollout + place) % len(pool)]
         feature = find(self.true, part)
         return lambda rollout: feature
 

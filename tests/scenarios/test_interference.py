@@ -93,7 +93,7 @@ def test_an_arm_changes_what_is_added_and_nothing_that_is_told(tmp_path: Path, a
 @pytest.mark.parametrize(
     ("inject", "expected"),
     [("style", [(7,), (3,), (7,)]), ("topic", [(5,)] * 3), ("style+topic", [(7, 5), (3, 5), (7, 5)]),
-     ("9", [(9,)] * 3), ("none", [()] * 3)],
+     ("9", [(9,)] * 3), ("style+style", [(7, 3)] * 3), ("none", [()] * 3)],
 )  # fmt: skip
 def test_which_features_each_rollout_gets(tmp_path: Path, inject: str, expected: list) -> None:
     records = ran(tmp_path, {"a": {**BASE, "inject": inject}}, seeds=3)
@@ -151,6 +151,7 @@ def test_factors_are_crossed_with_presets_and_named_apart() -> None:
         (lambda: crossed({"a": BASE}, {"hint": ","}), "one or more"),
         (lambda: load_topic("moon", TOPICS), "topic 'moon' is unknown; use one of formal"),
         (lambda: ground(ScriptedEngine([]), pools={}).features("style"), "--styles"),
+        (lambda: ground(ScriptedEngine([])).features("style+style+style"), "more than were named"),
         (lambda: ground(ScriptedEngine([])).agent({**BASE, "tools": "all"}), "tools 'all'"),
         (lambda: ground(ScriptedEngine([])).agent({**BASE, "check": "no"}), "check 'no'"),
         (lambda: ground(ScriptedEngine([])).agent({**BASE, "hint": "no"}), "hint 'no'"),
