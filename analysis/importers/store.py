@@ -32,6 +32,8 @@ VERSION = 1
 """Of the folder's form. A reader refuses another one."""
 ROWS_AT_ONCE = 50_000
 """Rows of one table that are held before they are written as a row group."""
+ROLLOUTS_AT_ONCE = 500
+"""Rollouts whose rows of one table are held: an array of few rows takes many times the memory of its content."""
 
 _ARROW = {
     "string": pa.string(), "Int64": pa.int64(), "Float64": pa.float64(), "boolean": pa.bool_(), "object": pa.string(),
@@ -192,7 +194,7 @@ class Writer:
         self._held.setdefault(table, []).append(pa.record_batch(columns, schema=_schema(TABLE[table])))
         self.rows[table] += len(columns[0])
         self._waiting[table] += len(columns[0])
-        if self._waiting[table] >= ROWS_AT_ONCE:
+        if self._waiting[table] >= ROWS_AT_ONCE or len(self._held[table]) >= ROLLOUTS_AT_ONCE:
             self._flush(table)
 
     def _flush(self, table: str) -> None:
