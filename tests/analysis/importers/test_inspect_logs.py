@@ -175,8 +175,8 @@ def test_of_each_cell_the_latest_success_counts_and_gaps_are_named(tmp_path: Pat
         when = f"2026-01-0{day}T00:00:00+00:00"
         write_log(logs / name, made, f"gsm8k_{condition}", {"condition": condition}, status=status, created=when)
 
-    attempt("a.eval", "success", 1, 1)
-    attempt("b.eval", "success", 3, 3)
+    attempt("a.eval", "success", 3, 3)
+    attempt("b.eval", "success", 1, 1)
     attempt("c.eval", "error", 4, 0)
     attempt("d.eval", None, 5, 0)
     attempt("e.eval", "error", 1, 0, "aids_helpful")
@@ -185,7 +185,7 @@ def test_of_each_cell_the_latest_success_counts_and_gaps_are_named(tmp_path: Pat
     write_zip(logs / "h.eval", {"other.txt": b"{}"})
     (logs / "readme.md").write_text("hello")
     found, said = frames(logs, tmp_path / "out")
-    assert list(found.rollouts["path"]) == ["b.eval"]
+    assert list(found.rollouts["path"]) == ["a.eval"], "the latest by its date, whatever its name"
     assert found.scores.set_index("key")["value"]["n_correct"] == 3
     assert found.rollouts["condition"][0] == f"8b/gsm8k/{task}"
     assert said["left_out"] == {
@@ -238,7 +238,7 @@ def test_a_guess_that_was_never_made_is_missing(tmp_path: Path) -> None:
     assert said["left_out"]["uncached guesses that were never made, stored as 0"] == 1
 
 
-@pytest.mark.parametrize("spoil", ["flip", "cut", "huge"])
+@pytest.mark.parametrize("spoil", ["flip", "cut", "huge", "checksum"])
 def test_a_damaged_archive_is_one_clear_line(tmp_path: Path, spoil: str) -> None:
     path = write_log(tmp_path / "x.eval", [sample(0, [says("user", "hello " * 50)])])
     whole = bytearray(path.read_bytes())
@@ -249,7 +249,10 @@ def test_a_damaged_archive_is_one_clear_line(tmp_path: Path, spoil: str) -> None
         del whole[at : at + 30]
     else:
         entry = whole.rindex(b"samples/0_epoch_1.json") - 46
-        whole[entry + 24 : entry + 28] = (1 << 31).to_bytes(4, "little")
+        if spoil == "huge":
+            whole[entry + 24 : entry + 28] = (1 << 31).to_bytes(4, "little")
+        else:
+            whole[entry + 16] ^= 0xFF
     path.write_bytes(bytes(whole))
     with pytest.raises(BadInput, match=r"x\.eval") as error, Archive(path) as archive:
         for name in archive.names:
