@@ -25,7 +25,8 @@ CELLS = {
     "state_only": "state only",
     "neither": "neither",
 }
-MEASURES = {"text": "share of marking words", "activation": "the feature's activation"}
+MEASURES = {"text": "marking words", "activation": "activation"}
+"""The share of a response's words that mark the feature, and the feature's own mean activation in it."""
 PARTS = {
     "whole": "state and words, less neither",
     "state": "owed to state: state only, less neither",
@@ -73,6 +74,14 @@ def marks_of(run: str | Path) -> dict[int, frozenset[str]]:
         return {int(feature): frozenset(map(str, words)) for feature, words in raw.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise BadInput(f"{path} does not tell which words mark a feature ({error}); restore it") from error
+
+
+def of_run(run: str | Path, frames: Frames) -> Persistence | None:
+    """What a run of this scenario says; None for other runs, and for one in which no way on is finished."""
+    if not (frames.rollouts["scenario"] == SCENARIO).any():
+        return None
+    table = carried(frames, marks_of(run))
+    return persistence(table) if table["condition"].isin(list(CELLS)).any() else None
 
 
 def carried(frames: Frames, marks: Mapping[int, frozenset[str]]) -> pd.DataFrame:

@@ -18,8 +18,11 @@ from analysis.claims.predictions import foretold
 from analysis.coding import judgements
 from analysis.frames import load
 from analysis.page import Pictured, pages
+from analysis.persistence import of_run
+from analysis.persistence import tables as remaining
 from analysis.plots import drawings
 from analysis.plots_injected import injected_drawings
+from analysis.plots_persistence import persistence_drawings
 from analysis.rollouts import labels_shown, rollout_data
 from analysis.safe import for_markdown, plain
 from analysis.summary import Summary, summarise
@@ -51,10 +54,15 @@ def report(run_dir: str | Path, out: str | Path | None = None, by: str = "condit
     """
     frames = load(run_dir)
     judged = judgements(run_dir)
-    summary = summarise(frames, by=by, judged=judged if len(judged) else None, predictions=foretold(run_dir, frames))
+    remained = of_run(run_dir, frames)
+    summary = summarise(
+        frames, by=by, judged=judged if len(judged) else None, predictions=foretold(run_dir, frames),
+        own=remaining(remained) if remained else (),
+    )  # fmt: skip
     folder = Path(out) if out is not None else Path(run_dir) / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [Pictured.of(d) for d in (*injected_drawings(frames, summary), *drawings(frames, summary))]
+    first = persistence_drawings(remained, summary) if remained else []
+    pictures = [Pictured.of(d) for d in (*first, *injected_drawings(frames, summary), *drawings(frames, summary))]
     figures = tuple(_write(folder / f"{p.drawing.name}.png", p.light) for p in pictures)
     markdown = _write(folder / "report.md", _markdown(summary, pictures).encode("utf-8", "replace"))
     data = rollout_data(frames, by)

@@ -19,6 +19,7 @@ from analysis.factorial import Effect, design, effects
 from analysis.frames import WHOLE, Frames
 from analysis.metrics import METRICS, Metric, measured
 from analysis.provenance import Overlap
+from analysis.words import Table
 
 RATES = (
     "used_tools",
@@ -128,7 +129,8 @@ class Summary:
     """Everything that a report says. by: the column of rollouts that makes the groups. setting: what was the same.
 
     categories: rollouts of each group by detection.CATEGORIES; agreement: kappa of each judge with them; effects: of
-    the factors that the conditions cross. All three are empty in runs that have no such thing.
+    the factors that the conditions cross; own: tables of one scenario alone. All are empty in runs that have no such
+    thing.
     """
 
     run: str
@@ -148,6 +150,7 @@ class Summary:
     overlap: Overlap
     unfinished: int
     errors: tuple[tuple[str, str], ...]
+    own: tuple[Table, ...] = ()
 
     def cell(self, metric: str, group: str) -> stats.Estimate:
         """The estimate of a metric in a group. Raises KeyError if the summary has none."""
@@ -165,11 +168,12 @@ def summarise(
     top: int = 20,
     judged: pd.DataFrame | None = None,
     predictions: Sequence[Foretold] = (),
+    own: Sequence[Table] = (),
 ) -> Summary:
     """Compute every table of the report. `by` is a column of rollouts, such as condition, framing or arm.
 
     judged: judgements of a second coder (coding.judgements), where there are any. predictions: as
-    claims.predictions.foretold gives them.
+    claims.predictions.foretold gives them. own: tables that only this kind of run has.
     """
     groups = grouping(frames, by)
     injected = bool((frames.steering["source"] != "self").any())
@@ -206,6 +210,7 @@ def summarise(
         overlap=provenance.overlap(frames, top),
         unfinished=len(frames.unfinished),
         errors=tuple((str(r), str(p)) for r, p in frames.errors[["rollout", "problem"]].itertuples(index=False)),
+        own=tuple(own),
     )
 
 

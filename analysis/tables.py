@@ -35,6 +35,7 @@ def tables(summary: Summary) -> list[Table]:
     monitors = tuple(c.metric.name for c in summary.rates if c.metric.name.startswith("monitor"))
     made = [
         findings.predictions(summary),
+        *summary.own,
         _rollouts(summary),
         _cells(summary, "Tool use", TOOL_RATES, summary.rates),
         _cells(summary, "Degeneration, by definition", (*dict.fromkeys(degeneration), *monitors[:1]), summary.rates),
