@@ -254,9 +254,10 @@ def test_a_damaged_archive_is_one_clear_line(tmp_path: Path, spoil: str) -> None
         else:
             whole[entry + 16] ^= 0xFF
     path.write_bytes(bytes(whole))
-    with pytest.raises(BadInput, match=r"x\.eval") as error, Archive(path) as archive:
+    said = r"x\.eval.* (is damaged|says that it is|is not an \.eval log)"
+    with pytest.raises(BadInput, match=said) as error, Archive(path) as archive:
         for name in archive.names:
-            archive.json(name)
+            archive.bytes(name)
     assert "\n" not in str(error.value)
 
 
