@@ -55,7 +55,9 @@ def claims(file: File, data: Data, out: Out = None, only: Only = None, embedder:
     if all(r.absent for r in results):
         raise BadInput(f"{data} holds none of the rollouts that {study.name} is about; import its files first")
     made = tables.table(study, results)
-    shown = Table(*made.columns[:-1], title=plain(made.title))
+    shown = Table(title=plain(made.title))
+    for column in made.columns[:-1]:
+        shown.add_column(column, overflow="fold")
     for row in made.rows:
         shown.add_row(*map(plain, row[:-1]))
     console = Console()

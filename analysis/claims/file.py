@@ -20,6 +20,7 @@ Knows no transcript. A file is read whole or refused: unknown keys, sets, metric
             expected: exact     the verdict to be found, or one per level; none where nobody has computed it yet
             found: "4/50"       optional: what was found when the file was written, digits count; or one per level
             note: what is wrong with it, or right
+            instead: true       another quantity that answers the question better: shown beside it, no verdict
           - {by: ours, statistic: NAME@VERSION, parameters: {...}, expected: no}     an Estimate straight from frames
           - {by: study, none: why nothing in the data gives this number}             always undefined
 """
@@ -71,6 +72,7 @@ class Definition(BaseModel):
     expected: Verdict | dict[str, Verdict] | None = None
     found: Scalar | dict[str, Scalar] | None = None
     note: str = ""
+    instead: bool = False
 
     @field_validator("expected", "found", mode="before")
     @classmethod
@@ -85,9 +87,9 @@ class Definition(BaseModel):
         given = [k for k in ("metric", "statistic", "none") if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError("give one of metric, statistic and none")
+        if (self.none is not None or self.instead) and self.expected not in (None, "undefined"):
+            raise ValueError("what no query gives, or what is another quantity, has no verdict; leave `expected` out")
         if self.none is not None:
-            if self.expected not in (None, "undefined"):
-                raise ValueError("what no query gives is undefined; leave `expected` out")
             return self
         if self.metric is not None:
             if self.aggregate not in aggregates.AGGREGATES:

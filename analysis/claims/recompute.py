@@ -60,7 +60,8 @@ def recompute(study: Study, frames: Frames, embed: Embed | None = None) -> Itera
     for claim in with_bar(study.claims, "recomputing claims"):
         for definition, filters in zip(claim.definitions, claim.filters, strict=True):
             estimate, absent = estimated(data, definition, filters)
-            found = verdict(claim.published, estimate, claim.scale, claim.near)
+            same = verdict(claim.published, estimate, claim.scale, claim.near)
+            found: Verdict = "undefined" if definition.instead else same
             yield Result(claim, definition, filters, estimate, found, absent)
 
 

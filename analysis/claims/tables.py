@@ -20,7 +20,7 @@ from analysis.claims.recompute import Result
 from analysis.claims.verdict import VERDICTS, Verdict
 from analysis.words import Table
 
-COLUMNS = ("claim", "published", "recomputed", "n", "verdict", "query")
+COLUMNS = ("claim", "published", "by", "recomputed", "n", "verdict", "query")
 
 
 def table(study: Study, results: Sequence[Result]) -> Table:
@@ -31,7 +31,8 @@ def table(study: Study, results: Sequence[Result]) -> Table:
         last = r.claim.id
         said = r.claim.published.text + ("%" if r.claim.unit == "percent" and not r.claim.published.of else "")
         rows.append((
-            r.claim.id if first else "", said if first else "", value(r), str(r.estimate.n), worded(r), query(r),
+            r.claim.id if first else "", said if first else "", r.definition.by, value(r), str(r.estimate.n), worded(r),
+            query(r),
         ))  # fmt: skip
     return Table(f"Claims of {study.study}", COLUMNS, tuple(rows), summary(results))
 
@@ -58,7 +59,7 @@ def value(r: Result) -> str:
         return "undefined"
     unit = "%" if r.claim.unit == "percent" else ""
     text = f"{_digits(e.value * scale, r)}{unit}"
-    if r.claim.published.of is not None:
+    if r.claim.published.of is not None and r.definition.aggregate == "share":
         text = f"{round(e.value * e.n)}/{e.n}"
     if math.isnan(e.low) or math.isnan(e.high):
         return text
@@ -66,18 +67,20 @@ def value(r: Result) -> str:
 
 
 def worded(r: Result) -> str:
+    if r.definition.instead:
+        return "another quantity" + (", another value than before" if r.changed else "")
     if r.expected is not None and r.verdict != r.expected:
         return f"{r.verdict}, expected {r.expected}"
     return f"{r.verdict}, another value than before" if r.changed else r.verdict
 
 
 def query(r: Result) -> str:
-    """The definition in words: whose it is, what it computes, over which rollouts."""
+    """The definition in words: what it computes, over which rollouts."""
     d = r.definition
     if d.none is not None:
-        return f"{d.by}: no query gives it: {d.none}"
+        return f"no query gives it: {d.none}"
     name = d.statistic or f"{d.aggregate} of {d.metric}"
-    parts = [f"{d.by}: {name}", *(f"{k}={v}" for k, v in d.parameters.items())]
+    parts = [name, *(f"{k}={v}" for k, v in d.parameters.items())]
     parts += [f"over {d.over}"] if d.over else []
     parts += [f"across {d.across}"] if d.across else []
     parts += [f"rounds {d.rounds[0]} to {d.rounds[1]}"] if d.rounds else []

@@ -173,9 +173,9 @@ def test_tables_say_what_was_asked_and_found(tmp_path: Path, frames: Frames) -> 
     study = read(path)
     results = list(recompute(study, frames))
     made = tables.table(study, results)
-    assert made.rows[0][:5] == ("c0", "80%", "75% [30.1, 95.4]", "4", "no")
-    assert made.rows[1][2:5] == ("undefined", "0", "undefined")
-    assert made.rows[2][:4] == ("", "", "4/9 [0.189, 0.733]", "9")
+    assert made.rows[0][:6] == ("c0", "80%", "study", "75% [30.1, 95.4]", "4", "no")
+    assert made.rows[1][3:6] == ("undefined", "0", "undefined")
+    assert made.rows[2][:5] == ("", "", "ours", "4/9 [0.189, 0.733]", "9")
     assert "2 claims checked: 0 exact, 0 near, 1 no, 1 undefined; 1 not checked" in made.note
     text = tables.markdown(study, results)
     assert "<b>" not in text
@@ -184,6 +184,16 @@ def test_tables_say_what_was_asked_and_found(tmp_path: Path, frames: Frames) -> 
     assert [r["verdict"] for r in said["results"]] == ["no", "undefined", "exact", "undefined"]
     assert [r["absent"] for r in said["results"]] == [False, False, False, True]
     assert tables.frame(results)["value"].isna().sum() == 2
+
+
+def test_another_quantity_has_no_verdict(tmp_path: Path, frames: Frames) -> None:
+    mean = {"by": "ours", "metric": "searches@1", "aggregate": "mean", "instead": True}
+    result = one(tmp_path, frames, "4/9", {**mean, "found": "0.89"})
+    assert (result.verdict, result.changed) == ("undefined", False)
+    assert tables.value(result).startswith("0.889")
+    assert tables.worded(result) == "another quantity"
+    with pytest.raises(BadInput, match="another quantity"):
+        one(tmp_path, frames, "4/9", {**mean, "expected": "no"})
 
 
 def test_the_command_ends_with_1_if_a_verdict_changed(
