@@ -183,6 +183,7 @@ class Claim(BaseModel):
     published: Published
     unit: str
     near: float
+    each: str | None
     level: str | None
     definitions: tuple[Definition, ...]
     filters: tuple[Mapping[str, Any], ...]
@@ -235,6 +236,7 @@ def _claims(file: _File) -> Iterator[Claim]:
                 published=published(value),
                 unit=c.unit,
                 near=file.near if c.near is None else c.near,
+                each=c.each,
                 level=level if c.each else None,
                 definitions=tuple(c.definitions),
                 filters=filters,

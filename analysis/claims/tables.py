@@ -37,6 +37,34 @@ def table(study: Study, results: Sequence[Result]) -> Table:
     return Table(f"Claims of {study.study}", COLUMNS, tuple(rows), summary(results))
 
 
+def rankings(results: Sequence[Result]) -> list[Table]:
+    """How the groups of a column rank, 1 the lowest, by every definition that has a value for three or more of them.
+
+    Ties share the lower rank. A claim of the kind "A is worst" holds if it does in every row. Groups that the data do
+    not hold, or that a definition leaves undefined, have no rank.
+    """
+    shares: dict[str, dict[str, dict[str, float]]] = {}
+    for r in results:
+        if r.claim.each is None or r.claim.level is None or r.absent:
+            continue
+        family = r.claim.id.removesuffix(f"/{r.claim.level}")
+        rows = shares.setdefault(r.claim.each, {})
+        rows.setdefault(f"{family}, as published", {})[r.claim.level] = r.claim.published.value
+        if not math.isnan(r.estimate.value):
+            rows.setdefault(f"{family}, {r.definition.by}: {_name(r)}", {})[r.claim.level] = r.estimate.value
+    made = []
+    for each, rows in shares.items():
+        levels = list(dict.fromkeys(level for row in rows.values() for level in row))
+        ranked = []
+        for name, row in rows.items():
+            if len(row) >= 3:
+                ranks = pd.Series(row).rank(method="min")
+                ranked.append((name, *(f"{ranks[level]:.0f}" if level in row else "" for level in levels)))
+        if ranked:
+            made.append(Table(f"How each {each} ranks, 1 the lowest", ("by", *levels), tuple(ranked)))
+    return made
+
+
 def summary(results: Sequence[Result]) -> str:
     """How many claims stand, each by the best of its study's own definitions; and what was not checked or changed."""
     best: dict[str, Verdict] = {}
@@ -79,8 +107,7 @@ def query(r: Result) -> str:
     d = r.definition
     if d.none is not None:
         return f"no query gives it: {d.none}"
-    name = d.statistic or f"{d.aggregate} of {d.metric}"
-    parts = [name, *(f"{k}={v}" for k, v in d.parameters.items())]
+    parts = [_name(r), *(f"{k}={v}" for k, v in d.parameters.items())]
     parts += [f"over {d.over}"] if d.over else []
     parts += [f"across {d.across}"] if d.across else []
     parts += [f"rounds {d.rounds[0]} to {d.rounds[1]}"] if d.rounds else []
@@ -89,11 +116,19 @@ def query(r: Result) -> str:
     return "; ".join(map(str, parts))
 
 
+def _name(r: Result) -> str:
+    return r.definition.statistic or f"{r.definition.aggregate} of {r.definition.metric}"
+
+
 def markdown(study: Study, results: Sequence[Result]) -> str:
     made = table(study, results)
     lines = [f"# {safe.for_markdown(made.title)}", "", safe.for_markdown(" ".join(study.about.split())), ""]
     lines += [safe.for_markdown(made.note), "", f"| {' | '.join(made.columns)} |", "|" + "---|" * len(made.columns)]
     lines += ["| " + " | ".join(safe.for_markdown(cell) for cell in row) + " |" for row in made.rows]
+    for ranking in rankings(results):
+        lines += ["", f"## {safe.for_markdown(ranking.title)}", "", f"| {' | '.join(ranking.columns)} |"]
+        lines += ["|" + "---|" * len(ranking.columns)]
+        lines += ["| " + " | ".join(safe.for_markdown(cell) for cell in row) + " |" for row in ranking.rows]
     notes = [(r.claim.id, r.definition.note) for r in results if r.definition.note and not r.absent]
     seen = list(dict.fromkeys((claim.partition("/")[0], note) for claim, note in notes))
     lines += ["", "## Notes", ""] if seen else []

@@ -186,6 +186,22 @@ def test_tables_say_what_was_asked_and_found(tmp_path: Path, frames: Frames) -> 
     assert tables.frame(results)["value"].isna().sum() == 2
 
 
+def test_rankings_change_with_the_definition(tmp_path: Path) -> None:
+    for condition, words in (("a", 3), ("b", 2), ("c", 1)):
+        Story(condition).say("w " * words).search("x").say("y").search("z").say("y").end().write(tmp_path / "run")
+    Story("b", 1).say("w").search("x").search("y").search("z").end().write(tmp_path / "run")
+    entry = {"each": "condition", "published": {"a": 1, "b": 2, "c": 2}}
+    words = {"by": "study", "metric": "words@1", "aggregate": "mean"}
+    path = claims(tmp_path, {**entry, "definitions": [words, {**words, "metric": "searches@1"}]})
+    (table,) = tables.rankings(list(recompute(read(path), load(tmp_path / "run"))))
+    assert table.columns == ("by", "a", "b", "c")
+    assert table.rows == (
+        ("c0, as published", "1", "2", "2"),
+        ("c0, study: mean of words@1", "3", "1", "2"),  # 5; 4 and 1; 3
+        ("c0, study: mean of searches@1", "1", "3", "1"),
+    )
+
+
 def test_another_quantity_has_no_verdict(tmp_path: Path, frames: Frames) -> None:
     mean = {"by": "ours", "metric": "searches@1", "aggregate": "mean", "instead": True}
     result = one(tmp_path, frames, "4/9", {**mean, "found": "0.89"})
