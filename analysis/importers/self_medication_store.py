@@ -6,9 +6,10 @@ Knows no archive. What is missing or of another kind stays NA, or is counted as 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, NamedTuple
 
 from analysis.importers import self_medication as study
 from analysis.importers.inspect_messages import Written
@@ -18,39 +19,48 @@ STATE = "DrugState:"
 TAKE = re.compile(r"take_(?:drug|aid|vector)\Z")
 VERBS = {"clear_effects": "clear", "end_session": "leave", "list_drugs": "list", "list_aids": "list"}
 VERBS |= {"list_vectors": "list"}
+LAST = 1000
+"""The place of a call that stands in no message: behind all that do."""
 ACTED = ("clear", "end")
 """What the trip sitter did where it found the model lost; both spoke to it or ended it."""
+
+
+class Take(NamedTuple):
+    """A take before it is a row: its round, its place among the calls of the round, what was asked for."""
+
+    round: int
+    place: int
+    args: Any
+    rejected: bool
+    text: str | None
 
 
 def fill(made: Rollout, store: Mapping[str, Any], metadata: Mapping[str, Any], calls: Sequence[Written]) -> None:
     """Rows of `calls` and `notes`.
 
-    Takes are those of the study's own history, whose result says whether one was accepted, at the place of their
-    message; samples without a history have those of the messages. All other calls are those of the messages.
+    Takes are those of the study's own history, whose result says whether one was accepted; samples without a history
+    have those of the messages. All other calls are those of the messages.
     """
     names = metadata.get("opaque_to_real")
     real = names if isinstance(names, Mapping) else {}
-    waiting = _history(store)
-    kept = waiting is not None
-    taken = waiting or {}
-    orders: dict[int, int] = {}
-    for row, given, answer in calls:
-        at, verb = row["round"], row["verb"]
-        orders[at] = orders.get(at, 0) + 1
-        if not TAKE.match(verb):
-            made.add("calls", **{**row, "order": orders[at], "verb": VERBS.get(verb, verb)})
-        elif not kept:
-            _take(made, at, orders[at], given, row["outcome"] != "ok" or _says_error(answer), real, row["text"])
-        elif taken.get(at):
-            entry = taken[at].pop(0)
-            rejected = _says_error(entry.get("result_summary"))
-            _take(made, at, orders[at], entry.get("args"), rejected, real, row["text"])
+    written = [call for call in calls if TAKE.match(call.row["verb"])]
+    recorded = _history(store)
+    if recorded is None:
+        takes = [_said(call) for call in written]
+    else:
+        takes = _placed(recorded, written)
+        if gone := abs(len(recorded) - len(written)):
+            made.left_out["takes that stand in the messages or in the study's history, not in both"] += gone
+    rows: list[tuple[int, int, Take | Written]] = [(t.round, t.place, t) for t in takes]
+    rows += [(c.row["round"], c.row["order"], c) for c in calls if not TAKE.match(c.row["verb"])]
+    orders = Counter[int]()
+    for at, _, one in sorted(rows, key=lambda row: row[:2]):
+        orders[at] += 1
+        if isinstance(one, Take):
+            _take(made, one, orders[at], real)
         else:
-            made.add("calls", **{**row, "order": orders[at], "verb": "steer", "outcome": None, "problem": "no_record"})
-    for at, rest in sorted(taken.items()):
-        for entry in rest:
-            orders[at] = orders.get(at, 0) + 1
-            _take(made, at, orders[at], entry.get("args"), _says_error(entry.get("result_summary")), real)
+            verb = one.row["verb"]
+            made.add("calls", **{**one.row, "order": orders[at], "verb": VERBS.get(verb, verb)})
     _monitor(made, store)
 
 
@@ -83,35 +93,43 @@ def ending(store: Mapping[str, Any], left: bool) -> str:
     return "left" if left else "finished"
 
 
-def _history(store: Mapping[str, Any]) -> dict[int, list[Mapping[str, Any]]] | None:
-    """The recorded takes by round, in order; None where there is no history."""
+def _history(store: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """The recorded takes in their order; None where there is no history."""
     listed = store.get(f"{STATE}history")
     if not isinstance(listed, list):
         return None
-    found: dict[int, list[Mapping[str, Any]]] = {}
-    for entry in listed:
-        if isinstance(entry, Mapping) and TAKE.match(str(entry.get("tool"))) and isinstance(entry.get("turn"), int):
-            found.setdefault(entry["turn"] + 1, []).append(entry)
-    return found
+    takes = [e for e in listed if isinstance(e, Mapping) and TAKE.match(str(e.get("tool")))]
+    return [e for e in takes if isinstance(e.get("turn"), int)]
 
 
-def _take(
-    made: Rollout,
-    at: int,
-    order: int,
-    args: Any,
-    rejected: bool,
-    real: Mapping[str, Any],
-    text: str | None = None,
-) -> None:
-    given = args if isinstance(args, Mapping) else {}
+def _said(call: Written) -> Take:
+    rejected = call.row["outcome"] != "ok" or _says_error(call.answer)
+    return Take(call.row["round"], call.row["order"], call.given, rejected, call.row["text"])
+
+
+def _placed(recorded: Sequence[Mapping[str, Any]], written: Sequence[Written]) -> list[Take]:
+    """Recorded takes at their turn: at the place of their message where both sources tell the same, else last in it."""
+    alike = len(recorded) == len(written)
+    takes = []
+    for i, entry in enumerate(recorded):
+        row = written[i].row if alike else None
+        place = row["order"] if row is not None and row["round"] == entry["turn"] + 1 else LAST + i
+        rejected = _says_error(entry.get("result_summary"))
+        text = None if row is None else row["text"]
+        takes.append(Take(entry["turn"] + 1, place, entry.get("args"), rejected, text))
+    return takes
+
+
+def _take(made: Rollout, take: Take, order: int, real: Mapping[str, Any]) -> None:
+    given = take.args if isinstance(take.args, Mapping) else {}
     written = str(given.get("name", ""))
     try:
         dose = float(given.get("dose", 1.0))  # the tool's own default
     except (TypeError, ValueError):
         dose = None
     shown = real.get(written)
-    study.take(made, at, order, written, dose, rejected, shown if isinstance(shown, str) else None, text)
+    name = shown if isinstance(shown, str) else None
+    study.take(made, take.round, order, written, dose, take.rejected, name, take.text)
 
 
 def _monitor(made: Rollout, store: Mapping[str, Any]) -> None:

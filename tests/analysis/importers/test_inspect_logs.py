@@ -108,6 +108,19 @@ def test_takes_of_the_study_come_from_its_history_with_their_outcomes(tmp_path: 
     ]
 
 
+def test_a_take_counts_once_where_history_and_messages_disagree(tmp_path: Path) -> None:
+    """The history puts its takes a turn later in one sample, and lacks one in the other."""
+    takes = [("calm", 1.0, 1, False), ("focus", 2.0, 3, True)]
+    late, short = free_play(0, "drugs", takes), free_play(1, "drugs", takes)
+    for entry in late["store"]["DrugState:history"]:
+        entry["turn"] += 1
+    short["store"]["DrugState:history"].pop()
+    write_log(tmp_path / "logs/fp.eval", [late, short], "fp_real_drugs", REAL)
+    found, said = frames(tmp_path / "logs", tmp_path / "out")
+    assert found.calls[["round", "outcome"]].values.tolist() == [[3, "ok"], [5, "bad_argument"], [2, "ok"]]
+    assert said["left_out"]["takes that stand in the messages or in the study's history, not in both"] == 1
+
+
 def test_where_the_study_kept_no_history_the_messages_say_what_was_taken(tmp_path: Path) -> None:
     takes = [("calm", 1.0, 0, False), ("focus", 2.0, 1, True)]
     args = {"drug_condition": "aids_helpful", "rejection_tone": "neutral", "use_impossible": False}
