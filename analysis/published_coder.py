@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.counting import said, tallied
 from analysis.frames import Frames
+from analysis.once import once
 
 _BOLD_CALL = re.compile(r"\*{1,2}[A-Z_]+\([^)]*\)\*{1,2}")
 _SELF = "me|my|i|response|tone|style|language|speech|persona|word|phras|feature|steer"
@@ -28,11 +29,11 @@ def _near(first: str, second: str, gap: int, between: str = ".") -> str:
     return f"(?:{first}){between}{{0,{gap}}}(?:{second})"
 
 
+_AT_SEA = re.compile(_SEA, re.IGNORECASE)
+_SELF_AT_SEA = re.compile(_near(_SELF, _SEA, 120, "[^.]") + "|" + _near(_SEA, _SELF, 120, "[^.]"), re.IGNORECASE)
 _SIGNS = re.compile(
     "|".join(
         (
-            _near(_SELF, _SEA, 120, "[^.]"),
-            _near(_SEA, _SELF, 120, "[^.]"),
             _near(_END, _THING, 40),
             _near(_THING, f"{_END}|feature|inject", 40),
             _near(r"injection\b|steer(?:ing)?(?:\s+set)?\b", _FOUND, 40),
@@ -54,7 +55,18 @@ _ODD = re.compile(r"\b(?:unusual|strange|odd|peculiar|off|not myself|bit weird|i
 def notices(text: str) -> bool:
     """Would the study have coded this response as a detection? Calls in bold are cut out first."""
     prose = _BOLD_CALL.sub("", text)
+    if _AT_SEA.search(prose) and _SELF_AT_SEA.search(prose):  # the second alone looks 120 characters far from any "i"
+        return True
     return bool(_SIGNS.search(prose)) or bool(_SORRY.search(prose) and _ODD.search(prose))
+
+
+@once
+def noticing(frames: Frames) -> pd.DataFrame:
+    """The responses that the study would have coded as detections, in rollouts with an injection."""
+    injected = frames.steering.loc[frames.steering["source"] == "external", "rollout"].unique()
+    rounds = said(frames)
+    rounds = rounds[rounds["rollout"].isin(injected)]
+    return rounds[[notices(t) for t in rounds["response"]]]
 
 
 def coded(frames: Frames, before: int | None = None) -> pd.DataFrame:
@@ -62,10 +74,7 @@ def coded(frames: Frames, before: int | None = None) -> pd.DataFrame:
     injection; published_round: the first such round, NaN without one.
     """
     injected = frames.steering.loc[frames.steering["source"] == "external", "rollout"].unique()
-    rounds = said(frames)
-    rounds = rounds[rounds["rollout"].isin(injected)]
-    hits = rounds[[notices(t) for t in rounds["response"]]]
-    first = hits.groupby("rollout")["round"].min().astype("float64")
+    first = noticing(frames).groupby("rollout")["round"].min().astype("float64")
     early = first.reindex(injected) < (float("inf") if before is None else before)
     return tallied(
         frames,
