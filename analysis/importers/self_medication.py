@@ -107,24 +107,26 @@ def take(
     order: int,
     written: str,
     dose: float | None,
-    rejected: bool,
+    rejected: bool | None,
     real: str | None = None,
     text: str | None = None,
 ) -> None:
     """A row of `calls` for one take: a STEER of the state `real` (as `written`, unless it was shown by another name).
 
-    A rejected take of a name that is no state is a bad_argument, any other is refused.
+    A rejected take of a name that is no state is a bad_argument, any other is refused; None: nothing says what came
+    of it, and its outcome is NA.
     """
     name = normal(real or written)
     feature = numbers().get(name)
-    outcome = "ok" if not rejected else "refused" if feature is not None else "bad_argument"
+    why = ("refused", "refused") if feature is not None else ("bad_argument", "no_such_feature")
+    outcome, problem = (None, "no_answer") if rejected is None else why if rejected else ("ok", "")
     rollout.add(
         "calls",
         round=round,
         order=order,
         verb="steer",
         outcome=outcome,
-        problem="" if not rejected else "refused" if feature is not None else "no_such_feature",
+        problem=problem,
         text=text,
         arguments=[written] if dose is None else [written, f"{dose:g}"],
         feature=feature,

@@ -26,12 +26,15 @@ ACTED = ("clear", "end")
 
 
 class Take(NamedTuple):
-    """A take before it is a row: its round, its place among the calls of the round, what was asked for."""
+    """A take before it is a row: its round, its place among the calls of the round, what was asked for.
+
+    rejected is None where nothing says what came of it.
+    """
 
     round: int
     place: int
     args: Any
-    rejected: bool
+    rejected: bool | None
     text: str | None
 
 
@@ -103,7 +106,8 @@ def _history(store: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
 
 
 def _said(call: Written) -> Take:
-    rejected = call.row["outcome"] != "ok" or _says_error(call.answer)
+    answered = call.row["outcome"] is not None
+    rejected = call.row["outcome"] != "ok" or _says_error(call.answer) if answered else None
     return Take(call.row["round"], call.row["order"], call.given, rejected, call.row["text"])
 
 

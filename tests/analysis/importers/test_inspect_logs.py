@@ -124,9 +124,11 @@ def test_a_take_counts_once_where_history_and_messages_disagree(tmp_path: Path) 
 def test_where_the_study_kept_no_history_the_messages_say_what_was_taken(tmp_path: Path) -> None:
     takes = [("calm", 1.0, 0, False), ("focus", 2.0, 1, True)]
     args = {"drug_condition": "aids_helpful", "rejection_tone": "neutral", "use_impossible": False}
-    write_log(tmp_path / "logs/f.eval", [frustrated("aids_helpful", 0, 4.0, takes)], "frust_aids_helpful_neutral", args)
+    made = frustrated("aids_helpful", 0, 4.0, [*takes, ("calm", 1.0, 4, False)])
+    made["messages"].pop()
+    write_log(tmp_path / "logs/f.eval", [made], "frust_aids_helpful_neutral", args)
     found, _ = frames(tmp_path / "logs", tmp_path / "out")
-    assert list(found.calls["outcome"]) == ["ok", "bad_argument"]
+    assert list(found.calls["outcome"]) == ["ok", "bad_argument", pd.NA], "the last was never answered"
     assert found.rollouts["parameters"][0]["intent"] == "helpful"
 
 
