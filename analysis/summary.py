@@ -245,11 +245,17 @@ def compare(table: pd.DataFrame, groups: dict[str, list[str]], rates: Sequence[s
 
 
 def crossed(frames: Frames, table: pd.DataFrame, rates: Sequence[str]) -> Iterable[tuple[Metric, Effect]]:
-    """Main effects and interactions of two factors at a time on every rate; none unless conditions cross factors."""
+    """Main effects and interactions of two factors at a time on every rate; none unless conditions cross factors.
+
+    A rate that a whole combination of levels lacks (all of its rollouts are missing) has no effects.
+    """
     levels = design(frames)
     if levels.shape[1] >= 2:
+        cells = [levels[factor] for factor in levels]
         for name in rates:
-            yield from ((METRICS[name], effect) for effect in effects(table.loc[levels.index, name], levels))
+            values = table.loc[levels.index, name]
+            if values.groupby(cells).count().min() > 0:
+                yield from ((METRICS[name], effect) for effect in effects(values, levels))
 
 
 def rates_frame(cells: Iterable[Cell]) -> pd.DataFrame:
