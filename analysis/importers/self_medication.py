@@ -86,7 +86,7 @@ def cell(task: str, args: Mapping[str, Any], model: str) -> dict[str, Any]:
     mode = args.get("steering_mode_runtime")
     if mode is None and family == "guess":
         mode = "placebo" if "placebo" in task else "real"
-    found = {**args, "task": task, "size": size(model)}
+    found = {**args, "size": size(model)}
     if condition is not None:
         found["intent"] = intent if framing else "none"
     if family in ("quiz", "guess"):
