@@ -77,6 +77,17 @@ def test_the_least_recently_used_leaves_first_and_is_gone_first() -> None:
     assert store.away_bytes() <= 20 * TOKEN
 
 
+def test_of_more_than_the_budget_holds_the_last_used_stay() -> None:
+    store = KVStore(host_budget=10_000)
+    busy = [filled(store, [n, n + 1])[0] for n in (10, 20, 30)]
+    for lane in busy:
+        store.release(lane)
+    store.budget = 2 * 256 * TOKEN
+    filled(store, [30, 31, 32])
+    assert sorted(int(one.tokens[0]) for one in store.lanes) == [20, 30]
+    assert [int(one.tokens[0]) for one in store.away] == [10]
+
+
 def test_what_does_not_fit_the_host_crowds_out_nothing() -> None:
     store = KVStore(budget=256 * TOKEN, host_budget=10 * TOKEN)
     for tokens in ([1, 2, 3], list(range(20, 40)), [7]):

@@ -17,7 +17,7 @@ from tests.engines.contract import everything
 from tests.engines.test_local import DICTIONARY, engine_of, random_context, random_steering
 from tests.scenarios import driving
 from toolkit.context import Context
-from toolkit.engines import loading, memory
+from toolkit.engines import loading, memory, sampling
 from toolkit.engines.base import Failure, Generate, Read, Sampling, Score, run
 from toolkit.engines.local import LocalEngine
 from toolkit.engines.scripted import ScriptedEngine
@@ -131,6 +131,22 @@ def test_one_shortage_gives_up_waiting_contexts_only(tiny_llama, monkeypatch) ->
     scarce(monkeypatch, engine, lambda _, before: before < 1, ERRORS[0])
     assert outcome(engine) == outcome(engine_of(tiny_llama, dtype="float32"))
     assert len(said) == 1 and (engine.most_rows, engine.chunk) == (64, 1024)
+
+
+def test_a_shortage_while_drawing_takes_no_number_twice(tiny_llama, monkeypatch) -> None:
+    said: list[str] = []
+    engine = engine_of(tiny_llama, dtype="float32", say=said.append)
+    plain, calls = sampling.draw, []
+
+    def draw(*args):
+        calls.append(1)
+        if len(calls) in (2, 5):
+            raise ERRORS[0]
+        return plain(*args)
+
+    expected = outcome(engine_of(tiny_llama, dtype="float32"))
+    monkeypatch.setattr(sampling, "draw", draw)
+    assert outcome(engine) == expected and len(said) == 2
 
 
 def test_what_does_not_fit_at_all_is_a_clear_error_and_the_engine_lives_on(tiny_llama, monkeypatch) -> None:

@@ -1,0 +1,138 @@
+"""The step that a GPU replays: traced into a graph here, where nothing but buffers may change between replays.
+
+A trace records the operations of one call and none of its Python: what a row's token, steering, position or presence
+decided in Python would be frozen at the first call's, and come out wrong at the next.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from tests.engines.contract import everything
+from tests.engines.test_local import DICTIONARY, TWO_LAYERS, engine_of, steer
+from toolkit.context import Context
+from toolkit.engines.base import Completion, Generate, Sampling, Score, check_steered, run
+from toolkit.engines.local import LocalEngine
+from toolkit.engines.static import StaticStep
+from toolkit.steering import Steering
+
+
+def traced(body, buffers):
+    """Stands for a CUDA graph: the operations on the buffers, replayed without the Python that led to them."""
+    graph = make_fx(body)(*buffers)
+
+    def replay():
+        with torch.no_grad():
+            return graph(*buffers)
+
+    return replay
+
+
+def static_engine(folder: Path, **options) -> LocalEngine:
+    engine = engine_of(folder, **options)
+    engine._static = StaticStep(engine._forward, traced)
+    return engine
+
+
+def adding(seed: int) -> Steering:
+    return Steering.of(steer(seed % 12, 0.9), steer(seed % 7, -0.6, dictionary=TWO_LAYERS))
+
+
+def requests(n: int) -> list:
+    """Of unlike lengths and steerings, so that rows leave and join; one scores."""
+    asked = []
+    for s in range(n):
+        context = Context().append([0, 5 + s]).append([9 + s, 80, 41 + s][: 1 + s % 3], adding(s)).append([7])
+        sampling = Sampling(0.8, 1, 3 + (5 * s) % 11, ("st", s))
+        asked.append(Generate(context, sampling, adding(s + 1), DICTIONARY.key, True))
+    return [*asked, Score(Context().append([0, 9, 8]), (((3,), (4, 5)), ((6, 7, 8),)), adding(2))]
+
+
+def alike(one, other) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, Completion):
+        assert one.tokens == other.tokens and one.steered == other.steered
+        torch.testing.assert_close(one.residuals, other.residuals, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), rtol=1e-5, atol=1e-6)
+    else:
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"most_rows": 3}, {"chunk": 2}, {"kv_budget": 1}], ids=str)
+def test_replayed_is_eager(tiny_llama: Path, options) -> None:
+    engine, asked = static_engine(tiny_llama, **options), requests(20)  # more steerings than the table has at first
+    plain = everything(engine_of(tiny_llama, **options), asked)
+    for request, one, other in zip(asked, everything(engine, asked), plain, strict=True):
+        alike(one, other)
+        check_steered(request.context, one, request.steering if isinstance(one, Completion) else Steering.of())
+    assert engine._static.captures
+
+
+def test_replayed_draws_the_same_tokens_in_float32(tiny_llama: Path, monkeypatch) -> None:
+    monkeypatch.setattr("toolkit.engines.packed.pack", lambda *_: 0)  # whose opaque weights cannot be traced
+    asked = [r for r in requests(16) if isinstance(r, Generate)]
+    engine = static_engine(tiny_llama, dtype="float32", threads=1)
+    plain = everything(engine_of(tiny_llama, dtype="float32", threads=1), asked)
+    for one, other in zip(everything(engine, asked), plain, strict=True):
+        assert one.tokens == other.tokens
+
+
+def test_other_steering_rows_that_leave_and_rows_that_join_capture_nothing_anew(tiny_llama: Path) -> None:
+    engine = static_engine(tiny_llama, most_rows=4)
+    for s in range(12):
+        engine._table.row(adding(s))  # the table has grown to its size
+    everything(engine, requests(4))
+    before = engine._static.captures
+    everything(engine, requests(12))
+    assert engine._static.captures == before <= 3  # four rows, two, one
+
+
+def test_what_a_table_row_cannot_say_runs_eagerly(tiny_llama: Path) -> None:
+    engine = static_engine(tiny_llama)
+    clamped = Steering.of(steer(3, 1.0, "clamp"))
+    request = Generate(Context().append([0, 9, 8]), Sampling(0.8, 1, 6, ("e",)), clamped, DICTIONARY.key, True)
+    alike(run(engine, request), run(engine_of(tiny_llama), request))
+    assert engine._static.captures == 0
+
+
+def test_lanes_that_are_not_in_the_step_keep_what_they_hold(tiny_llama: Path) -> None:
+    engine = static_engine(tiny_llama)
+    first = Generate(Context().append([0, 9, 8, 7]), Sampling(0.8, 1, 3, ("a",)), adding(1))
+    other = Generate(Context().append([0, 19, 28]), Sampling(0.8, 1, 9, ("b",)), adding(2))
+    done = run(engine, first)
+    lane = engine._store.lanes[0]
+    before = [store[lane.index, :, : lane.length].clone() for store in engine._store._stores()]
+    everything(engine, [other, Generate(Context().append([0, 33]), Sampling(0.8, 1, 9, ("c",)))])
+    assert all(
+        torch.equal(a, store[lane.index, :, : lane.length])
+        for a, store in zip(before, engine._store._stores(), strict=True)
+    )
+    again = Generate(first.context.append(done.tokens, adding(1), "generated").append([5]), Sampling(0, 1, 3))
+    result = run(engine, again)
+    assert result.reused >= len(first.context) and result.tokens == run(engine_of(tiny_llama), again).tokens
+
+
+def test_a_model_that_cannot_be_captured_is_said_and_runs_eagerly(tiny_llama: Path) -> None:
+    said: list[str] = []
+    engine = static_engine(tiny_llama, say=said.append)
+
+    def refuse(body, buffers):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    engine._static = StaticStep(engine._forward, refuse)
+    request = requests(1)[0]
+    alike(run(engine, request), run(engine_of(tiny_llama), request))
+    assert engine._static is None and len(said) == 1
+    assert "cannot be captured (operation not permitted when stream is capturing)" in said[0]
+
+
+def test_stores_that_were_allocated_anew_are_captured_anew(tiny_llama: Path) -> None:
+    engine, plain = static_engine(tiny_llama), engine_of(tiny_llama)
+    for seed in (1, 2):  # the same sizes twice, in other memory
+        request = Generate(Context().append([0, 9, 8, seed]), Sampling(0.8, 1, 6, ("n", seed)), adding(seed))
+        engine._store.shrink()
+        assert run(engine, request).tokens == run(plain, request).tokens
