@@ -1,0 +1,116 @@
+"""Four ways on from one moment: they differ in what they say they differ in, and what carries an effect is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents import events as record
+from agents import transcript
+from agents.removal import at_removal, with_words
+from scenarios.persistence import CELLS, _texts
+from toolkit.context import Context
+from toolkit.errors import BadInput, SelfsteerError
+from toolkit.steering import NO_STEERING, Intervention, Steering
+
+PUSH = Steering.of(Intervention("d", 3, 0.5, source="external"))
+STOPS = frozenset({9})
+
+
+def conversation(path: Path, *responses: tuple[int, ...], onset: int = 2, how: str = "finished"):
+    """A transcript as the loop writes it: turns of two tokens, the injection from round `onset` on."""
+    from tests.analysis.synthetic import Story
+
+    events: list[record.Event] = [Story().events[0]]
+    for number, tokens in enumerate(responses, 1):
+        force = PUSH if number >= onset else NO_STEERING
+        events.append(record.Turn(round=number, text="", tokens=(100 + number, 101), steering=force))
+        why = "stop" if tokens[-1] in STOPS else "length"
+        events.append(record.Response(round=number, text="", tokens=tokens, why=why, steering=force, steered={}))
+    events.append(record.End(how=how, rounds=len(responses)))
+    for event in events:
+        transcript.append(path, event)
+    return transcript.read(path)
+
+
+def cells(tmp_path: Path) -> tuple[Context, dict[str, record.Given]]:
+    steered = conversation(tmp_path / "steered.jsonl", (1, 2, 9), (1, 1, 1, 1, 9), (2, 2, 2))
+    plain = conversation(tmp_path / "plain.jsonl", (5, 9), (6, 6, 9), (7, 9), onset=99)
+    return steered.context(), {name: at_removal(steered, plain, *keeps, STOPS) for name, keeps in CELLS.items()}
+
+
+def context(given: record.Given) -> Context:
+    return record.extended(Context(), given)
+
+
+def test_each_way_on_differs_in_what_it_says(tmp_path: Path) -> None:
+    held, made = cells(tmp_path)
+    ways = {name: context(given) for name, given in made.items()}
+    assert list(ways["state_text"].pairs()) == list(held.pairs())
+    assert ways["text_only"].tokens == held.tokens
+    assert ways["state_only"].tokens == ways["neither"].tokens != held.tokens
+    assert [s for _, s in ways["state_only"].pairs()] == [s for _, s in held.pairs()]
+    for name in ("text_only", "neither"):
+        assert set(ways[name].steered()) == {NO_STEERING}
+    assert not any(given.closed for given in made.values())  # the last response was cut off
+
+
+def test_neutral_words_stand_where_words_under_steering_stood(tmp_path: Path) -> None:
+    _, made = cells(tmp_path)
+    # round 1 was not steered and stays; round 2 holds its own round, then the later ones; the stop token stays
+    said = [s.tokens for s in context(made["state_only"]).segments]
+    assert (1, 2, 9) in said and (6, 6, 7, 5, 9) in [a + b for a, b in zip(said, [*said[1:], ()], strict=True)]
+    assert context(made["neither"]).tokens[-3:] == (7, 5, 6)
+
+
+def test_nothing_goes_on_from_a_conversation_that_failed(tmp_path: Path) -> None:
+    good = conversation(tmp_path / "a.jsonl", (1, 9), (1, 9))
+    bad = conversation(tmp_path / "b.jsonl", (1, 9), how="failed")
+    for pair in ((good, bad), (bad, good)):
+        with pytest.raises(SelfsteerError, match="ended as failed"):
+            at_removal(*pair, True, True, STOPS)
+    with pytest.raises(SelfsteerError, match="no word"):
+        with_words(good.context(), [(), ()], STOPS)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "before: []\nafter: x", "before: [a]", "before: [a]\nafter: b\nmore: c", "before: a"]
+)
+def test_texts_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "texts.yaml").write_text(text)
+    with pytest.raises(BadInput, match="must hold"):
+        _texts(tmp_path / "texts.yaml")
+
+
+def test_what_is_carried_by_state_and_what_by_words_lands_in_its_cell() -> None:
+    from scenarios.persistence_controls import by_hand
+
+    found = by_hand(7, 8)
+    assert len(found) == 4
+    assert [row for row in found if not row.holds] == []
+
+
+def test_the_hand_made_model_is_what_it_says(tmp_path: Path) -> None:
+    """Other words change nothing but for "ahoy"; a push of STATE alone is felt later."""
+    import torch
+
+    from toolkit.engines.base import Score, run_all
+    from toolkit.engines.local import LocalEngine
+    from toolkit.organism.carrier import carrier_features, make_carrier
+
+    engine, features = LocalEngine(str(make_carrier(tmp_path))), carrier_features()
+    engine.attach(features)
+    state, now = (Steering.of(Intervention(features.key, i, 1.0)) for i in (0, 1))
+
+    def after(text: str, steering: Steering) -> torch.Tensor:
+        words = engine.tokenizer.encode(text)
+        held = Context().append([0]).append(words, steering).append(engine.tokenizer.encode("so"))
+        options = tuple(((t,),) for t in range(engine.info.vocabulary))
+        return torch.tensor(run_all(engine, [Score(held, options)])[0].logprobs)
+
+    plain = after("well well now", NO_STEERING)
+    assert torch.allclose(after("so arr there", NO_STEERING), plain, atol=1e-5)
+    assert not torch.allclose(after("so ahoy there", NO_STEERING), plain, atol=1e-2)
+    assert not torch.allclose(after("well well now", state), plain, atol=1e-2)
+    assert torch.allclose(after("well well now", now), plain, atol=1e-5)
