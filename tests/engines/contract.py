@@ -119,8 +119,8 @@ def vllm_is_idle(engine: Any) -> bool:
     return not engine._pending and not engine.servers._running and not hooks.requests and not running
 
 
-# contexts longer than a chunk, so that they mix, and fewer kept than asked for, so that some go
-BUSY: dict[str, Any] = {"chunk": 24, "keep_lanes": 8}
+# chunks smaller than two contexts, so that they mix, and fewer kept than asked for, so that some go
+BUSY: dict[str, Any] = {"chunk": 48, "keep_lanes": 8}
 
 ENGINES: dict[str, Entry] = {
     "local": Entry(
@@ -142,7 +142,7 @@ ENGINES: dict[str, Entry] = {
         idle=nnsight_is_idle,
     ),
     "local-float64": Entry(
-        lambda: local(dtype="float64", **BUSY),
+        lambda: local(dtype="float64", keep_lanes=8),
         lambda: local_without_effect(dtype="float64"),
         dtype="float64",
         tolerance=1e-10,
