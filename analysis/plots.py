@@ -188,7 +188,7 @@ def _by_round(table: pd.DataFrame) -> pd.DataFrame:
         for number, group in table.groupby("round")
         for e in [stats.mean(group["calls"], floor=0.0)]
     ]
-    return pd.DataFrame(rows, columns=["round", "value", "low", "high"])
+    return pd.DataFrame(rows, columns=["round", "value", "low", "high"], dtype="float64")
 
 
 def _strengths(frames: Frames, summary: Summary, groups: dict[str, list[str]]) -> Drawing | None:
