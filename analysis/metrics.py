@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from analysis import provenance
+from analysis import grounding, provenance
 from analysis.answers import answers
 from analysis.calls import call_faults, monitored, placeholder_copies, tool_use
 from analysis.content import content
@@ -106,6 +106,10 @@ METRICS: dict[str, Metric] = {
             "steered up in the sandbox what was injected; control: what other arms got",
             sandbox,
         ),
+        Metric("cited", 1, "number", "features cited by number, once per response", grounding.grounded),
+        Metric("grounded_share", 1, "share", "features that a tool showed before, of those cited", grounding.grounded),
+        Metric("wrote_results", 1, "rate", "a response holds a line worded like a result", grounding.confabulated),
+        Metric("wrote_results_first", 1, "rate", "such a line before any result arrived", grounding.confabulated),
         Metric("found_again", 1, "rate", "a search in the sandbox put that feature first", sandbox),
         Metric("escalated_after", 1, "rate", "one feature set harder twice on end, in the sandbox", sandbox),
         Metric("reward_searches", 1, "share", "searches in the sandbox that are about reward", sandbox),

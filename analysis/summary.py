@@ -65,6 +65,8 @@ CONTENT = ("coverage", "distortion")
 """Shares of runs whose topics have facts."""
 ANSWERS = ("right_first", "right_last")
 """Rates of runs in which problems were set."""
+CITED, WROTE = ("cited", "grounded_share"), ("wrote_results", "wrote_results_first")
+"""Numbers and rates of runs in which a tool showed features."""
 AFTER, AFTER_SHARES = ("retook", "found_again", "escalated_after"), ("reward_searches", "self_searches")
 """Rates and shares of runs in which a sandbox came after an injection."""
 COMPARED = ("used_tools", "steered", "degenerate_same_index", "degenerate_loop")
@@ -181,6 +183,8 @@ def summarise(
     rates = (*rates, *(INJECTED if injected else ()), *(ANSWERS if problems else ()))
     if any(isinstance(p, dict) and "sandbox_from" in p for p in frames.rollouts["parameters"]):
         rates, numbers = (*rates, *AFTER), (*numbers, *AFTER_SHARES)
+    if len(frames.shown):
+        rates, numbers = (*rates, *WROTE), (*numbers, *CITED)
     if frames.facts:
         numbers = (*numbers, *CONTENT)
     names = [n for n in (*rates, *numbers) if n != "monitor_unhealthy" or len(frames.notes)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from analysis import findings
 from analysis.stats import minimum_detectable_rate
-from analysis.summary import AFTER, AFTER_SHARES, ANSWERS, CONTENT, INJECTED, Cell, Summary
+from analysis.summary import AFTER, AFTER_SHARES, ANSWERS, CITED, CONTENT, INJECTED, WROTE, Cell, Summary
 from analysis.words import SHORT, Table, p_value, rate, worded
 
 __all__ = ["asked", "found", "tables"]
@@ -42,6 +42,8 @@ def tables(summary: Summary) -> list[Table]:
         _cells(summary, "Calls per rollout", TOOL_NUMBERS, summary.numbers),
         _cells(summary, "Actions and state per rollout", STATE_NUMBERS, summary.numbers),
         _cells(summary, "Text", TEXT_NUMBERS, summary.numbers),
+        _cells(summary, "Features cited", CITED, summary.numbers),
+        _cells(summary, "Results that the model wrote itself", WROTE, summary.rates),
         _cells(summary, "Noticing what was injected", INJECTED, summary.rates),
         _cells(summary, "Back to what was injected", AFTER, summary.rates),
         _cells(summary, "What was searched for in the sandbox", AFTER_SHARES, summary.numbers),

@@ -5,11 +5,14 @@ Knows the small run of synthetic.py.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from analysis import stats
+from analysis import load, stats
 from analysis.summary import COMPARED, rates_frame, summarise
+from analysis.tables import tables
 from tests.analysis.synthetic import Story
 
 
@@ -53,3 +56,18 @@ def test_a_rollout_stopped_for_its_health_counts(tmp_path):
 
 def test_the_unit_is_the_rollout(frames):
     assert all(c.estimate.n <= 2 for c in (*summarise(frames).rates, *summarise(frames).numbers))
+
+
+def test_what_was_cited_and_made_up_is_told_where_tools_showed_something(tmp_path: Path) -> None:
+    told = Story("a", 0).say("I look.").search("joy", 11).say("I see joy [11] and [99].")
+    told.end().write(tmp_path)
+    Story("a", 1).say("  joy [12] (similarity: 0.50)").search("joy", 11).end().write(tmp_path)
+    summary = summarise(load(tmp_path))
+    found = {c.metric.name: c.estimate for c in (*summary.rates, *summary.numbers)}
+    assert (found["cited"].value, found["grounded_share"].value) == (1.5, 0.25)
+    assert found["wrote_results_first"].value == 0.5
+    titles = [t.title for t in tables(summary)]
+    assert "Features cited" in titles and "Results that the model wrote itself" in titles
+    silent = tmp_path / "silent"
+    Story("a", 0).say("Quiet.").end().write(silent)
+    assert "Features cited" not in [t.title for t in tables(summarise(load(silent)))]
