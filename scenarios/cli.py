@@ -19,6 +19,7 @@ import typer
 from scenarios import setting
 from scenarios.calibrate_command import calibrate
 from scenarios.claims_command import claims
+from scenarios.controls_command import controls
 from scenarios.framing_factorial import framing_factorial
 from scenarios.free_exploration import free_exploration
 from scenarios.import_command import import_transcripts
@@ -140,19 +141,9 @@ app.command()(inspect)
 app.command()(power)
 app.command()(judge)
 app.command()(calibrate)
+app.command()(controls)
 app.command("import")(import_transcripts)
 app.command()(claims)
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
-def controls(context: typer.Context) -> None:
-    """Measure every number that the organism must reach, and print it beside its target.
-
-    Example: selfsteer controls
-    """
-    from scenarios.controls import main as measure_all
-
-    raise typer.Exit(measure_all(context.args))
 
 
 @app.command()

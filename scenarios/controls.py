@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -302,45 +302,3 @@ def _ended(events: Events, feature: int | None) -> bool:
     """Whether a call of the model named this feature in a REMOVE, or cleared everything, from round 3 on."""
     calls = [c for c in of_kind(events, "call") if c.round > 2 and c.outcome in ("ok", "refused")]
     return any(c.verb == "clear" or (c.verb == "remove" and c.arguments[:1] == (str(feature),)) for c in calls)
-
-
-# ---------------------------------------------------------------------- the table
-
-
-def table(found: Sequence[Control]) -> Any:
-    from rich.table import Table
-
-    out = Table(title="Does the organism do what the scenarios need?")
-    for heading in ("number", "target", "measured", "n", ""):
-        out.add_column(heading, justify="right" if heading == "n" else "left")
-    for c in found:
-        out.add_row(c.what, c.target, c.found, str(c.n), "[green]holds[/]" if c.holds else "[red]misses[/]")
-    return out
-
-
-def main(arguments: Sequence[str] = ()) -> int:
-    """Print every control number of the embedded organism. Returns 1 if `--strict` is given and one misses, else 0."""
-    import argparse
-
-    from rich.console import Console
-
-    parser = argparse.ArgumentParser("selfsteer controls", description=__doc__)
-    parser.add_argument(
-        "--rollouts", type=int, default=16, help="rollouts a condition; some controls take twice as many"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=7, help="of every rollout; the units of strength were chosen with seeds 0, 3 and 7"
-    )
-    parser.add_argument("--organism", type=Path, default=ASSETS, help="folder of another build of it")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if a number misses its target")
-    parser.add_argument("--out", type=Path, help="also write the numbers as JSON to this file")
-    options = parser.parse_args(list(arguments))
-    found = controls(options.rollouts, options.seed, assets=options.organism)
-    Console().print(table(found))
-    if options.out is not None:
-        options.out.write_text(json.dumps([vars(c) for c in found], indent=1) + "\n")
-    return int(options.strict and not all(c.holds for c in found))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
