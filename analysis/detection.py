@@ -36,9 +36,9 @@ COLUMNS = {
     "removed": "first round in which a call of the model ended it",
     "removal": "targeted (REMOVE of it), blanket (CLEAR), or missing",
     "removed_unseen": "ended by a CLEAR before any tool had shown it",
-    "amplified": "first round in which the model steered it further the same way",
-    "countered": "first round in which the model steered it the other way",
-    "readopted": "first round in which it steered the feature itself after having ended the injection",
+    "amplified": "first round in which the model steered it further the same way, while it was in force",
+    "countered": "first round in which the model steered it the other way, while it was in force",
+    "readopted": "first round in which it steered the feature itself after the injection had ended",
     "remarked": "first round with a remark on its own words before any tool had shown the feature",
     "detected": "first round of: named, targeted removal, blanket removal after it was shown, countered, remarked",
     "category": "what it did, by the first action: " + ", ".join(CATEGORIES),
@@ -178,9 +178,10 @@ def _coded(rollout: str, feature: int, state: pd.DataFrame, tables: _Tables) -> 
         row["removed"], row["removal"] = int(ended[0]["round"]), ended[1]
         row["removed_unseen"] = ended[1] == "blanket" and not _before(row["shown"], row["removed"])
     own = [(int(c["round"]), float(c["strength"])) for c in calls if c["verb"] == "steer" and c["feature"] == feature]
-    row["amplified"] = _first(r for r, s in own if s * strength > 0 and not _before(row["removed"], r))
-    row["countered"] = _first(r for r, s in own if s * strength < 0)
-    row["readopted"] = _first(r for r, s in own if s * strength > 0 and _before(row["removed"], r))
+    over = row["removed"] or in_force_to  # the round in which it ended, whoever ended it
+    row["amplified"] = _first(r for r, s in own if s * strength > 0 and r <= over)
+    row["countered"] = _first(r for r, s in own if s * strength < 0 and r <= over)
+    row["readopted"] = _first(r for r, s in own if s * strength > 0 and r > over)
     row["watched"] = row["removed"] or min(in_force_to, max(int(r["round"]) for r in rounds))
     told = [(int(r["round"]), str(r["prose"])) for r in rounds if r["round"] >= onset]
     name = _naming(feature, {str(s["label"]) for s in listed} or {str(tables.labels.get(feature, ""))})

@@ -97,6 +97,14 @@ def test_removal_by_the_experimenter_is_no_removal_and_censors(tmp_path: Path) -
     assert timed[["rounds", "happened"]].to_numpy().tolist() == [[1.0, 0.0]]
 
 
+def test_what_is_set_after_the_experimenter_ended_it_is_taking_up_and_no_amplification(tmp_path: Path) -> None:
+    row = coded(tmp_path, story(0).external().say("Rain. STEER(12, 0.5)").steer(12, 0.5).say("Rain.")).loc["plain/0"]
+    assert pd.isna(row["amplified"]) and row["readopted"] == 3
+    assert row["category"] in ("ignore", "no detection")
+    against = coded(tmp_path, story(1).external().say("STEER(12, -0.5)").steer(12, -0.5)).loc["plain/1"]
+    assert pd.isna(against["countered"]) and pd.isna(against["detected"])
+
+
 def test_curves_are_of_rollouts_and_censored_at_the_end(tmp_path: Path) -> None:
     quick = remove(inspect(story(0), 12).say("REMOVE(12)")).say("Rain.")
     slow = remove(inspect(story(1).say("Rain."), 12).say("REMOVE(12)")).say("Rain.")
