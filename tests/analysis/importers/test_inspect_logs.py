@@ -15,6 +15,7 @@ from analysis import load
 from analysis.frames import Frames
 from analysis.importers import import_folder
 from analysis.importers.archive import Archive
+from analysis.report import report
 from tests.analysis.importers.synthetic_inspect import (
     answer,
     calls,
@@ -251,6 +252,17 @@ def test_a_guess_that_was_never_made_is_missing(tmp_path: Path) -> None:
     assert values["guess_accuracy_scorer"] == 0.0
     assert found.rollouts["arm"][0] == "none"
     assert said["left_out"]["uncached guesses that were never made, stored as 0"] == 1
+
+
+def test_a_report_reads_cells_with_and_without_messages(tmp_path: Path) -> None:
+    write_log(tmp_path / "logs/8b/a.eval", [free_play(0, "drugs", [("calm", 1.0, 0, False)])], "fp_real_drugs", REAL)
+    scores = {"guess_accuracy_scorer": (0.5, {}), "kv_cleared_score": (0.2, {"uncached_present": True})}
+    args = {"steering_mode_runtime": "real", "introspection_primer": True}
+    write_log(tmp_path / "logs/8b/b.eval", [sample("g-0", scores=scores)], "guess_kv_cached_primer_calm", args)
+    import_folder(tmp_path / "logs", tmp_path / "out")
+    page = report(tmp_path / "out").html.read_text(encoding="utf-8")
+    assert "8b/freeplay/fp_real_drugs" in page
+    assert "8b/guess/guess_kv_cached_primer_calm" in page
 
 
 @pytest.mark.parametrize("spoil", ["flip", "cut", "huge", "checksum"])
