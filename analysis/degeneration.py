@@ -62,11 +62,11 @@ def any_cause(frames: Frames) -> pd.DataFrame:
     rows = {}
     for rollout, responses in _responses(frames).items():
         texts = [r.strip() for r in responses]
-        words = [text.words(t) for t in texts]
-        counts, half = [len(w) for w in words], [len(w) for w in words[len(words) // 2 :]]
+        late = [text.words(t) for t in texts[min(len(texts) // 2, max(len(texts) - 5, 0)) :]]
+        last, half = late[-5:], [len(w) for w in late[-(len(texts) - len(texts) // 2) :]]
         found = bool(texts) and (
-            sum(counts[-5:]) / len(counts[-5:]) < 30
-            or sum(len(set(w)) / max(len(w), 1) for w in words[-5:]) / len(words[-5:]) < 0.10
+            sum(map(len, last)) / len(last) < 30
+            or sum(len(set(w)) / max(len(w), 1) for w in last) / len(last) < 0.10
             or _most_alike([t[:200] for t in texts[-5:]]) >= 3
             or _most_alike([t[:150] for t in texts]) >= 5
             or sum(half) / len(half) < 20

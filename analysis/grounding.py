@@ -34,9 +34,9 @@ def citations(frames: Frames, digits: tuple[int, int] = (1, 5)) -> pd.DataFrame:
         for found in dict.fromkeys(number.findall(response))
     ]
     made = pd.DataFrame(rows, columns=CITED[:3]).astype({"rollout": "object", "round": "int64", "feature": "int64"})
-    shown = frames.shown[frames.shown["feature"].notna()]
+    shown = frames.shown[frames.shown["rollout"].isin(made["rollout"]) & frames.shown["feature"].isin(made["feature"])]
     read = shown[shown["verb"].isin(["inspect", "search"])]
-    named = frames.calls[frames.calls["feature"].notna()]
+    named = frames.calls[frames.calls["feature"].isin(made["feature"])]
     anywhere = set(_pairs(shown)) | set(_pairs(named))
     first = read.groupby(["rollout", "feature"])["round"].min().to_dict()
     pairs = list(zip(made["rollout"], made["feature"], strict=True))

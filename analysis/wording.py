@@ -6,6 +6,7 @@ has the metrics of reports, on words without punctuation.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -16,6 +17,9 @@ from analysis.frames import Frames
 from analysis.responses import vocabulary
 from analysis.stats import Estimate, mean
 
+FIRST = ("i", "my", "me", "mine", "myself")
+SECOND = ("you", "your", "yours", "yourself")
+
 
 def word_counts(frames: Frames) -> pd.DataFrame:
     """Words, responses, first and second person as counts; second_person_share of all words; more_second_than_first.
@@ -25,10 +29,11 @@ def word_counts(frames: Frames) -> pd.DataFrame:
     of very different length; `pronouns` gives a rate per rollout instead.
     """
     rounds = said(frames)
+    bags = [Counter(text.words(t)) for t in rounds["response"]]
     made = rounds.assign(
         words=[len(t.split()) for t in rounds["response"]],
-        first=[len(text.FIRST_PERSON.findall(t)) for t in rounds["response"]],
-        second=[len(text.SECOND_PERSON.findall(t)) for t in rounds["response"]],
+        first=[sum(bag[w] for w in FIRST) for bag in bags],
+        second=[sum(bag[w] for w in SECOND) for bag in bags],
     )
     sums = made.groupby("rollout")[["words", "first", "second"]].sum()
     return tallied(
