@@ -35,7 +35,7 @@ test-vllm: .venv-vllm/ready ## the vLLM engine and its servers, for real, on a C
 # Inspect AI wants other versions than constraints.txt; nothing here needs torch
 .venv-inspect/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-inspect
-	.venv-inspect/bin/pip install --quiet --disable-pip-version-check 'inspect-ai>=0.3.200' numpy pyyaml pydantic pytest hypothesis
+	.venv-inspect/bin/pip install --quiet --disable-pip-version-check 'inspect-ai>=0.3.200' numpy pandas pyarrow pyyaml pydantic pytest hypothesis
 	.venv-inspect/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch .venv-inspect/ready
 
@@ -62,6 +62,7 @@ controls: .venv/ready ## every number that the organism must reach, measured
 bench: .venv/ready ## speed and memory against what people would use instead
 	$(BIN)/python -m benchmarks.run --large
 	$(BIN)/python -m benchmarks.importing
+	$(BIN)/python -m benchmarks.inspect_logs $(if $(wildcard .venv-inspect/ready),--peer .venv-inspect/bin/python)
 
 organism: .venv/ready ## train an organism from nothing, in under an hour
 	$(BIN)/python -m toolkit.organism.build --out build/organism --minutes 45
