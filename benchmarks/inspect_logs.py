@@ -1,8 +1,8 @@
 """Inspect .eval logs in: seconds and peak memory of `selfsteer import` beside inspect_ai's dataframes on the same logs.
 
 The logs have the families, counts and sizes of the self-medication study's and no content of it. inspect_ai has
-other requirements than this project: it runs in a Python of its own (`make .venv-inspect/ready`, then
-`.venv-inspect/bin/pip install pandas pyarrow`), given by --peer; without one its rows are left out.
+other requirements than this project: it runs in a Python of its own (`make .venv-inspect/ready`), given by --peer, as
+`make bench` does where there is one; without one its rows are left out.
 """
 
 from __future__ import annotations
