@@ -34,7 +34,8 @@ from toolkit.organism import MODEL
 class Host:
     """A host that takes jobs as NDIF does: POST /request, GET /response/ID, GET /result/ID. One job at a time.
 
-    away: answers 503 while it is set. failing: jobs end in an error. newest: only the last job has finished.
+    away: answers 503. closed: answers 401. garbled: results are not what nnsight sends. failing: jobs end in an error.
+    newest: only the last job has finished.
     """
 
     def __init__(self) -> None:
@@ -46,15 +47,15 @@ class Host:
         self.model = nnsight.TransformersModel(module, tokenizer=tokenizer, task="text-generation")
         self.results: dict[str, bytes] = {}
         self.keys: list[str] = []
-        self.away = self.failing = self.newest = False
+        self.away = self.closed = self.garbled = self.failing = self.newest = False
         host, lock = self, threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 form = parts(self.headers["Content-Type"], body)
-                if host.away:
-                    return self.send(503, b"busy")
+                if host.away or host.closed:
+                    return self.send(503 if host.away else 401, b'{"detail": "no such key"}')
                 with lock:
                     return self.send(200, json.dumps(host.take(f"job-{len(host.keys)}", form)).encode())
 
@@ -63,7 +64,7 @@ class Host:
                 if host.away:
                     return self.send(503, b"busy")
                 if kind == "result":
-                    return self.send(200, host.results[number])
+                    return self.send(200, b"<html>" if host.garbled else host.results[number])
                 if host.failing:
                     answer = {"id": number, "status": "ERROR", "description": "out of memory"}
                 elif number not in host.results or (host.newest and number != f"job-{len(host.keys) - 1}"):
@@ -129,7 +130,7 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture()
 def engine(host: Host) -> NnsightEngine:
-    host.away = host.failing = host.newest = False
+    host.away = host.closed = host.garbled = host.failing = host.newest = False
     engine = NnsightEngine(str(MODEL), remote=host.address, poll_s=0.01, patience_s=0.3)
     engine.attach(style())
     return engine
@@ -197,6 +198,15 @@ def test_a_job_that_fails_over_there_fails_here(host: Host, engine) -> None:
         run(engine, asked(conversation(), 4))
     host.failing = False
     assert run(engine, asked(conversation(), 2)).tokens
+
+
+def test_a_host_that_wants_another_key_or_answers_nonsense_is_named(host: Host, engine) -> None:
+    host.closed = True
+    with pytest.raises(Unreachable, match="no such key"):
+        run(engine, asked(conversation(), 2))
+    host.closed, host.garbled = False, True
+    with pytest.raises(Unreachable, match="cannot be read"):
+        run(engine, asked(conversation(), 2))
 
 
 def test_what_a_host_cannot_do_is_refused_and_the_others_go_on(engine) -> None:

@@ -8,51 +8,20 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import Counter, deque
-from collections.abc import Generator, Mapping, Sequence
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from toolkit import randomness
 from toolkit.dictionary import FeatureDictionary
-from toolkit.engines import loading, nnsight_host, table
-from toolkit.engines.base import (
-    Completion,
-    Failure,
-    Generate,
-    ModelInfo,
-    Read,
-    Request,
-    Residuals,
-    Result,
-    Score,
-    Scores,
-    Why,
-    check_request,
-)
+from toolkit.engines import loading, nnsight_host, nnsight_work, table
+from toolkit.engines.base import Failure, ModelInfo, Request, Residuals, Result
+from toolkit.engines.nnsight_work import Pass, Work
 from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
-from toolkit.steering import Steering
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One trace to run: `respond` or `look` of nnsight_trace.py, over these ids and table rows, with these arguments.
-
-    A `respond` has one row more than ids: that of all tokens after them.
-    """
-
-    trace: str
-    ids: tuple[int, ...]
-    rows: tuple[int, ...]
-    arguments: Mapping[str, Any]
-
-
-Work = Generator[Pass, dict[str, Any], Result]
 
 
 @dataclass
@@ -160,11 +129,12 @@ class NnsightEngine:
     def poll(self) -> list[tuple[int, Result | Failure]]:
         """Work until something has finished; [] only when nothing is in flight."""
         finished: list[tuple[int, Result | Failure]] = []
+        stops = frozenset(self.tokenizer.stop_tokens)
         while not finished and (self._waiting or self._running):
             while self._waiting and len(self._running) < self.most_jobs:
                 ticket, request = self._waiting.popleft()
                 try:
-                    work = self._work(request)
+                    work = nnsight_work.start(request, self.info, self._table, stops)
                     self._running[ticket] = Job(ticket, work, next(work), self._sent())
                 except SelfsteerError as error:
                     finished.append((ticket, Failure(error)))
@@ -177,75 +147,6 @@ class NnsightEngine:
                 time.sleep(self.poll_s)
         return finished
 
-    # ------------------------------------------------------------------ requests as traces
-
-    def _work(self, request: Request) -> Work:
-        check_request(request, self.info)
-        context = request.context
-        rows = tuple(row for s in context.segments for row in [self._table.row(s.steering)] * len(s))
-        if isinstance(request, Read):
-            return self._read(request, rows)
-        after = self._table.row(request.steering)
-        if isinstance(request, Score):
-            return self._score(request, rows, after)
-        layer = None if request.capture is None else self._table.dictionary(request.capture).reader.layer
-        return self._generate(request, rows, after, layer)
-
-    def _generate(self, request: Generate, rows: tuple[int, ...], after: int, layer: int | None) -> Work:
-        sampling, context = request.sampling, request.context
-        room = min(sampling.max_tokens, self.info.window - len(context))
-        stream = randomness.stream("tokens", *sampling.stream)
-        draws = (sampling.temperature, sampling.top_p, [stream.random() for _ in range(room)])
-        stops = frozenset(self.tokenizer.stop_tokens)
-        arguments = {"kept": layer, "draws": draws, "stops": stops}
-        answer = yield Pass("respond", context.tokens, (*rows, after), arguments)
-        tokens = tuple(answer["tokens"])
-        why: Why = "length" if room == sampling.max_tokens else "window"
-        return Completion(
-            tokens,
-            "stop" if tokens[-1] in stops else why,
-            self._steered((*rows, *[after] * len(tokens))),
-            tuple(answer["logprobs"]) if request.logprobs else None,
-            None if layer is None else _on_cpu(torch.cat(answer["residuals"])),
-        )
-
-    def _score(self, request: Score, rows: tuple[int, ...], after: int) -> Work:
-        ids, end = request.context.tokens, len(request.context) - 1
-        first = sorted({spelling[0] for spellings in request.options for spelling in spellings})
-        answer = yield self._look(ids, rows, asked=[(end, token) for token in first])
-        begun = dict(zip(first, answer["logprobs"], strict=True))
-        sums = []
-        for spellings in request.options:
-            parts = []
-            for head, *rest in spellings:
-                total = begun[head]
-                if rest:
-                    branch = (head, *rest[:-1])
-                    asked = [(end + 1 + i, token) for i, token in enumerate(rest)]
-                    answer = yield self._look((*ids, *branch), (*rows, *[after] * len(branch)), asked=asked)
-                    total += sum(answer["logprobs"])
-                parts.append(total)
-            sums.append(float(np.logaddexp.reduce(parts)))
-        return Scores(tuple(sums), float(np.exp(sums).sum()), self._steered(rows))
-
-    def _read(self, request: Read, rows: tuple[int, ...]) -> Work:
-        answer = yield self._look(request.context.tokens, rows, kept=request.layers, positions=request.positions)
-        return Residuals(_on_cpu(answer["residuals"]), self._steered(rows))
-
-    def _look(
-        self,
-        ids: tuple[int, ...],
-        rows: tuple[int, ...],
-        kept: Sequence[int] = (),
-        positions: Sequence[int] = (),
-        asked: Sequence[tuple[int, int]] = (),
-    ) -> Pass:
-        return Pass("look", ids, rows, {"kept": kept, "positions": positions, "asked": asked})
-
-    def _steered(self, rows: Sequence[int]) -> dict[Steering, int]:
-        """Counts by steering; `_checked` has seen that all of these tokens went through every steered layer."""
-        return {s: n for row, n in Counter(rows).items() if (s := self._table.steerings[row]) is not None}
-
     # ------------------------------------------------------------------ traces
 
     def _move(self, job: Job) -> Result | Failure | None:
@@ -256,7 +157,7 @@ class NnsightEngine:
             answer = self._run(job.now) if job.sent is None else job.sent.answer(lambda: self._run(job.now))
             if answer is None:
                 return None
-            _check(job.now, answer, self._table.layers)
+            nnsight_work.check(job.now, answer, self._table.layers)
             job.now, job.sent = job.work.send(answer), self._sent()
         except StopIteration as end:
             done: Result = end.value
@@ -271,18 +172,9 @@ class NnsightEngine:
     def _run(self, one: Pass) -> Any:
         """The answer of a trace, or for a remote one nnsight's handle on it."""
         steer, rows = self._steer(one.rows)
-        trace = getattr(self._traces, one.trace)
+        trace, layers = getattr(self._traces, one.trace), sorted(self._table.layers)
         with torch.no_grad():
-            return trace(
-                self._model,
-                self._layout,
-                one.ids,
-                rows,
-                steer,
-                sorted(self._table.layers),
-                how=self._how,
-                **one.arguments,
-            )
+            return trace(self._model, self._layout, one.ids, rows, steer, layers, how=self._how, **one.arguments)
 
     def _steer(self, rows: tuple[int, ...]) -> tuple[Any, list[int]]:
         """What steers in a trace, and the rows in its numbering: the table itself here, tensors where they are sent."""
@@ -296,11 +188,11 @@ class NnsightEngine:
         ids = self.tokenizer.opening("", "Hello")  # a single token may be padding, which has no residual to turn
         last = len(ids) - 1
         asked = [(last, t) for t in range(min(64, self.info.vocabulary))]
-        plain = self._at_once(self._look(ids, (0,) * len(ids), (layer,), (last,), asked))
+        plain = self._at_once(nnsight_work.look(ids, (0,) * len(ids), (layer,), (last,), asked))
         residual = plain["residuals"][0, 0].to(self.device, self._table.dtype)
         # the residual turned by a quarter: as long as it, and in another direction whatever it is
         self._table.set_canary(layer, torch.cat([residual[1::2], -residual[::2]])[: len(residual)])
-        turned = self._at_once(self._look(ids, (*(0,) * last, table.CANARY), (layer,), (last,), asked))
+        turned = self._at_once(nnsight_work.look(ids, (*(0,) * last, table.CANARY), (layer,), (last,), asked))
         if not np.abs(np.subtract(plain["logprobs"], turned["logprobs"])).max() > 1e-4:
             raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")
 
@@ -319,27 +211,6 @@ class NnsightEngine:
         if isinstance(result, Failure):
             raise result.error
         return answers[0]
-
-
-def _check(one: Pass, answer: Mapping[str, Any], layers: frozenset[int]) -> None:
-    """Raise SteeringError unless the model was given these tokens and no others, and each layer steered all of them."""
-    expected = [*one.ids, *answer.get("tokens", ())]
-    if list(answer["entered"]) != expected:
-        raise SteeringError(
-            f"the model was given {len(answer['entered'])} tokens that are not the {len(expected)} of the plan; its"
-            " generation settings change what is drawn, so nothing was recorded"
-        )
-    ran: Counter[int] = Counter()
-    for layer, count in answer["ran"]:
-        ran[layer] += count
-    for layer in layers:
-        if ran[layer] != len(expected):
-            raise SteeringError(f"the steering at layer {layer} ran on {ran[layer]} of {len(expected)} tokens")
-
-
-def _on_cpu(residuals: Tensor) -> Tensor:
-    """float32, or float64 from a float64 model."""
-    return residuals.cpu() if residuals.dtype == torch.float64 else residuals.cpu().float()
 
 
 def _layout(module: Any, traces: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Sent:
         """
         import httpx
         from nnsight.intervention.backends.remote import RemoteError
+        from zstandard import ZstdError
 
         try:
             if self.handle is None:
@@ -53,7 +55,13 @@ class Sent:
             if waited > self.patience_s:
                 raise Unreachable(f"{self.host} has not answered for {waited:.0f} s: {error}") from error
             return None
-        return None if found is None else dict(found["answer"])
+        except (ValueError, ZstdError, pickle.UnpicklingError) as error:  # what came back is no answer of nnsight's
+            raise Unreachable(f"{self.host} answered what cannot be read: {error}") from error
+        if found is None:
+            return None
+        if not isinstance(found, dict) or "answer" not in found:
+            raise Unreachable(f"{self.host} ended the job without an answer; look at its log")
+        return dict(found["answer"])
 
 
 def address(remote: bool | str, config: Any) -> str:
