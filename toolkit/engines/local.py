@@ -115,7 +115,8 @@ class LocalEngine:
         known = self._table.layers
         self._table.attach(dictionary)
         for layer in self._table.layers - known:
-            self._forward.check_canary(layer, min(self.tokenizer.stop_tokens, default=0))
+            # not a stop token: that may be padding too, whose embedding is zero and has no direction to turn from
+            self._forward.check_canary(layer, self.tokenizer.document("Hello")[-1])
 
     def submit(self, request: Request) -> int:
         self._tickets += 1
