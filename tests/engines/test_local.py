@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from tests.engines import contract
 from tests.engines.contract import everything
@@ -163,6 +164,15 @@ def test_a_models_digest_is_the_same_in_every_folder_and_another_for_other_weigh
     a, b, other = (make_tiny_llama(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     first, second, third = (LocalEngine(str(folder)).info.digest for folder in (a, b, other))
     assert first == second != third
+
+
+def test_a_stop_token_without_an_embedding_is_no_dead_canary(tmp_path: Path) -> None:
+    folder = make_tiny_llama(tmp_path / "padded", layers=2)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.get_input_embeddings().weight.data[1] = 0  # as trained models have it where a stop token is padding too
+    model.save_pretrained(folder)
+    engine = LocalEngine(str(folder), device="cpu")
+    engine.attach(random_dictionary(layers=(0,)))
 
 
 def test_an_unknown_model_says_what_to_give() -> None:
