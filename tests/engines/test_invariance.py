@@ -12,10 +12,14 @@ from tests.engines.test_local import DICTIONARY, engine_of, random_context, rand
 from toolkit.engines.base import Completion, Generate, Sampling, run
 
 
-@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
-def threads(request):
+@pytest.fixture(params=[(1, False), (2, False), (2, True)], ids=["one thread", "two threads", "packed"])
+def threads(request, monkeypatch):
+    """On so many threads, the weights of small layers packed or not; every attention is dealt out."""
+    monkeypatch.setattr("toolkit.engines.attention.PARALLEL", 0)
+    if request.param[1]:
+        monkeypatch.setattr("toolkit.engines.packed.LEAST", 0)
     before = torch.get_num_threads()
-    yield request.param
+    yield request.param[0]
     torch.set_num_threads(before)
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 KINDS = (torch.float32, torch.bfloat16)
+LEAST = 1 << 17  # numbers in a weight from which on packing pays; calls of smaller ones cost more than they save
 
 
 def pack(model: nn.Module, rows: int, most_bytes: int) -> int:
-    """Have every linear layer compute from a packed copy of its weights; returns the bytes of the copies.
+    """Have every linear layer that is not tiny compute from a packed copy of its weights; returns the bytes of the copies.
 
     The general kernels repack the weights at every call when rows are few, and choose by the number of rows, so that
     the last bits of a row depend on its neighbours. The packed ones do neither (oneDNN; measured in
@@ -23,7 +24,7 @@ def pack(model: nn.Module, rows: int, most_bytes: int) -> int:
     of the model alone, so that the same model has the same bits on a machine with less memory.
     Returns 0 where nothing was packed: no oneDNN, another device or dtype, a model that is too large.
     """
-    found = [module for module in model.modules() if type(module) is nn.Linear]
+    found = [m for m in model.modules() if type(m) is nn.Linear and m.weight.numel() >= LEAST]
     usable = torch.backends.mkldnn.is_available() and all(
         m.weight.device.type == "cpu" and m.weight.dtype in KINDS for m in found
     )
