@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from toolkit.dictionary import FeatureDictionary
     from toolkit.engines.base import Completion, Generate, Read, Sampling, Score, check_steered, read_texts, run
     from toolkit.engines.local import LocalEngine
+    from toolkit.engines.nnsight import NnsightEngine
     from toolkit.engines.scripted import ScriptedEngine
     from toolkit.errors import BadInput, DictionaryMismatch, SelfsteerError, SteeringError, Unsupported
     from toolkit.labels import Labels, read_labels
@@ -34,6 +35,7 @@ _HOMES = {
     "read_texts": "engines.base",
     "run": "engines.base",
     "LocalEngine": "engines.local",
+    "NnsightEngine": "engines.nnsight",
     "ScriptedEngine": "engines.scripted",
     "BadInput": "errors",
     "DictionaryMismatch": "errors",
