@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from toolkit.steering import NO_STEERING, Steering
 
 HERE = importlib.util.find_spec("vllm") is not None and importlib.util.find_spec("vllm_lens") is not None
 real = pytest.mark.skipif(not HERE, reason="vLLM and vllm-lens are not installed here; run `make test-vllm`")
+ROOT = Path(__file__).parents[2]
 SETTINGS = {"name": "organism", "dtype": "float32", "max_num_batched_tokens": 24, "max_num_seqs": 8, "block_size": 32}
 
 
@@ -311,6 +313,63 @@ def test_scores_of_a_bfloat16_model_are_not_rounded_to_bfloat16() -> None:
     logits = torch.nn.functional.linear(model.model.norm(last), model.lm_head.weight.bfloat16().float())
     expected = torch.log_softmax(logits.double(), -1)
     assert float((torch.tensor(got.logprobs) - expected).abs().max()) < 0.02
+
+
+# ------------------------------------------------------------------ two workers
+
+TWO_WORKERS = """
+import sys
+from tests.engines.test_vllm import compare_with_local, in_process, MODEL, SETTINGS
+
+def give_buffers(worker):
+    # vLLM's CPU runner forgets them: without, a second stage fails on its first step, steered or not
+    runner = worker.model_runner
+    kind = {"batch_size": runner.max_num_tokens, "dtype": runner.model_config.dtype, "device": runner.device}
+    runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(**kind)
+    return sorted(worker.selfsteer_hooks.tables.layers)
+
+if __name__ == "__main__":
+    engine = in_process(str(MODEL), **SETTINGS, **{sys.argv[1]: 2})
+    layers = engine.servers.engine.collective_rpc(give_buffers)
+    assert layers == ([[0, 1], [2, 3]] if sys.argv[1] == "pipeline_parallel" else [[0, 1, 2, 3]] * 2), layers
+    compare_with_local(engine)
+    print("alike")
+"""
+
+
+def compare_with_local(engine: VllmEngine) -> None:
+    """Generate, Read and Score on both engines: the same tokens and counts, and numbers to numerical precision."""
+    local = contract.local(dtype="float32")
+    requests: list[Any] = []
+    for seed in range(4):
+        context = random_context(seed, ("add",))
+        under = random_steering(np.random.default_rng(seed), ("add",), (style(), several()))
+        requests.append(asked(context, 12, "two", seed, under=under, capture=style().key))
+        requests += [Read(context, (0, 3), (0, 3)), Score(context, (((5,), (6,)), ((7, 8, 9),)), under)]
+    for one in (engine, local):
+        one.attach(style())
+        one.attach(several())
+    for request, here, there in zip(requests, everything(engine, requests), everything(local, requests), strict=True):
+        assert here.steered == there.steered
+        if isinstance(request, Generate):
+            assert here.tokens == there.tokens
+            torch.testing.assert_close(here.residuals, there.residuals, rtol=1e-4, atol=1e-3)
+        elif isinstance(request, Read):
+            torch.testing.assert_close(here.values, there.values, rtol=1e-4, atol=1e-3)
+        else:
+            assert here.logprobs == pytest.approx(there.logprobs, abs=1e-4)
+
+
+@real
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers need two cores")
+@pytest.mark.parametrize("how", ["tensor_parallel", "pipeline_parallel"])
+def test_two_workers_steer_as_one(tmp_path: Path, how: str) -> None:
+    """Each has half of every layer, or all of half of the layers, which it must know by their absolute numbers."""
+    script = tmp_path / "two_workers.py"
+    script.write_text(TWO_WORKERS)
+    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "0|1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, script, how], env=environment, capture_output=True, text=True)
+    assert "alike" in ended.stdout, ended.stderr[-3000:]
 
 
 # ------------------------------------------------------------------ over HTTP, for real
