@@ -84,6 +84,26 @@ def test_a_log_of_any_task_gives_its_rounds_calls_and_scores(tmp_path: Path) -> 
     }
 
 
+def test_a_log_that_inspect_itself_wrote(tmp_path: Path) -> None:
+    """Made by make_inspect_log.py with Inspect 0.3.285: two samples in two epochs, each with the same four answers."""
+    found, said = frames(Path(__file__).with_name("inspect.eval"), tmp_path / "out")
+    assert said["rollouts"] == {"finished": 4}
+    assert sorted(found.rollouts["number"]) == ["7", "7_epoch_2", "a", "a_epoch_2"]
+    first = found.rollouts["rollout"][0]
+    rounds = found.rounds[found.rounds["rollout"] == first]
+    assert list(rounds["response"])[::3] == ["Let me add.", "The answer is 2."]
+    assert list(rounds["turn"])[:2] == ["What is 1 + 1?", "2"]
+    mine = found.calls[found.calls["rollout"] == first]
+    assert mine[["verb", "outcome"]].values.tolist() == [
+        ["add", "ok"],
+        ["add", "bad_argument"],
+        ["subtract", "unknown_tool"],
+    ]
+    assert mine["text"].iloc[0] == 'add({"x": 1, "y": 1})'
+    right = found.scores.pivot(index="rollout", columns="scorer", values="value")["includes"]
+    assert right.tolist() == [0, 0, 1, 1]
+
+
 def test_takes_of_the_study_come_from_its_history_with_their_outcomes(tmp_path: Path) -> None:
     takes = [("Ego-Death", 1.0, 1, False), ("calm", 0.5, 1, False), ("focus", 2.0, 3, True), ("calm", 1.0, 4, True)]
     write_log(tmp_path / "logs/fp.eval", [free_play(0, "drugs", takes, told=[5, 9])], "fp_real_drugs", REAL)
