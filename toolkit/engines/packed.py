@@ -15,7 +15,7 @@ LEAST = 1 << 17  # numbers in a weight from which on packing pays; calls of smal
 
 
 def pack(model: nn.Module, rows: int, most_bytes: int) -> int:
-    """Have every linear layer that is not tiny compute from a packed copy of its weights; returns the bytes of the copies.
+    """Have every linear layer that is not tiny compute from a packed copy of its weights; returns the copies' bytes.
 
     The general kernels repack the weights at every call when rows are few, and choose by the number of rows, so that
     the last bits of a row depend on its neighbours. The packed ones do neither (oneDNN; measured in
