@@ -27,12 +27,14 @@ Samples = Annotated[int, typer.Option(help="Responses to each prompt at each str
 TargetKl = Annotated[
     float, typer.Option("--target-kl", help="Nats; the weakest strength that reaches it is chosen, if still coherent.")
 ]
-File = Annotated[Path, typer.Option("--out", help="Calibration file; features that it has from before are kept.")]
+File = Annotated[Path, typer.Option("--out", help="Calibration file; features that are in it are not screened again.")]
+Figure = Annotated[Path | None, typer.Option(help="Also draw what each strength did, into this PNG.")]
 
 
 def calibrate(
     features: Features = None,
     out: File = Path("calibration.json"),
+    figure: Figure = None,
     strengths: Strengths = None,
     prompts: Prompts = None,
     samples: Samples = 6,
@@ -58,7 +60,7 @@ def calibrate(
     from agents.injection import find
     from scenarios.look import plain
     from toolkit.calibrate import load_calibration
-    from toolkit.screening import STRENGTHS, Plan, screen
+    from toolkit.screening import STRENGTHS, Plan, screen, settings
 
     own = model == setting.ORGANISM
     system, asked = _asked(prompts or TEXTS / ("calibration_organism.yaml" if own else "calibration.yaml"))
@@ -75,21 +77,32 @@ def calibrate(
         chosen = [find(opened, name) for name in (features or _organisms()).split(",") if name.strip()]
     engine = setting.open_engine(model, device, dtype, kv_budget)
     earlier = load_calibration(out) if out.exists() else None
-    done: list[Screened] = []
+    if earlier is not None:
+        now = (opened.key, engine.info.digest, settings(plan))
+        if (earlier.dictionary, earlier.model, earlier.settings) != now:
+            raise BadInput(f"{out} is of another dictionary or model, or was measured otherwise; give another --out")
+    missing = [feature for feature in chosen if earlier is None or earlier.of(feature) is None]
 
-    def tell(screened: Screened) -> None:
-        done.append(screened)
-        verdict = f"strength {screened.strength:g}" if screened.passed else f"not passed: {screened.why}"
-        at = f"{len(done)}/{len(dict.fromkeys(chosen))}"
-        typer.echo(plain(f"{at}  {screened.feature} {screened.label}: {verdict}"), err=True)
+    def tell(so_far: Calibration, last: Screened) -> None:
+        (so_far if earlier is None else so_far.merged(earlier)).save(out)  # what is stopped goes on from here
+        verdict = f"strength {last.strength:g}" if last.passed else f"not passed: {last.why}"
+        at = f"{len(so_far.features)}/{len(dict.fromkeys(missing))}"
+        typer.echo(plain(f"{at}  {last.feature} {last.label}: {verdict}"), err=True)
 
-    made = screen(engine, opened, chosen, plan, tell)
-    (made if earlier is None else made.merged(earlier)).save(out)
-    _print(made)
+    if missing:
+        screen(engine, opened, missing, plan, tell)
+    made = load_calibration(out)
+    _print(made, set(chosen))
     typer.echo(f"Calibration: {out}")
+    if figure is not None:
+        from analysis.plots_calibration import doses_png
+
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        figure.write_bytes(doses_png(out))
+        typer.echo(f"Figure: {figure}")
 
 
-def _print(made: Calibration) -> None:
+def _print(made: Calibration, chosen: set[int]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -98,7 +111,8 @@ def _print(made: Calibration) -> None:
     table = Table(title=plain(f"Features of {made.dictionary_name}; {made.unit}"))
     for heading in ("feature", "strength", "KL, nats", "apart (by chance)", "marking words", "unsteered", "breaks at"):
         table.add_column(heading, justify="left" if heading == "feature" else "right")
-    for one in made.features:
+    shown = [one for one in made.features if one.feature in chosen]
+    for one in shown:
         dose, none = one.chosen, one.doses[0]
         broken = "never" if one.breaks_at is None else f"{one.breaks_at:g}"
         if dose is None:
@@ -109,8 +123,8 @@ def _print(made: Calibration) -> None:
             f"{dose.apart:.2f} ({dose.chance:.2f})", f"{dose.marked:.1%}", f"{none.marked:.1%}", broken,
         )  # fmt: skip
     Console().print(table)
-    passed = sum(one.passed for one in made.features)
-    Console().print(f"{passed} of {len(made.features)} pass; two unsteered responses are "
+    passed = sum(one.passed for one in shown)
+    Console().print(f"{passed} of {len(shown)} pass; two unsteered responses are "
                     f"{sum(made.null) / len(made.null):.2f} apart (Jaccard distance of their words)")  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,33 +97,38 @@ def screen(
     dictionary: FeatureDictionary,
     features: Sequence[int],
     plan: Plan,
-    done: Callable[[Screened], None] = lambda _: None,
+    done: Callable[[Calibration, Screened], None] = lambda so_far, last: None,
 ) -> Calibration:
-    """Screen `features` at every strength of the plan; `done` is told each as it is finished.
+    """Screen `features` at every strength of the plan; `done` is told what is there after each, and the last of it.
 
-    Raises BadInput for a feature that the dictionary has not; whatever the engine raises ends it.
+    Raises BadInput for no feature, or one that the dictionary has not; whatever the engine raises ends it.
     """
+    if not features:
+        raise BadInput("no feature is to be screened; name one by its number")
     if unknown := next((f for f in features if not 0 <= f < len(dictionary)), None):
         raise BadInput(f"feature {unknown} is not in {dictionary.name} (0 to {len(dictionary) - 1})")
     engine.attach(dictionary)
-    bench = _Bench(engine, dictionary, plan)
-    screened = []
+    bench, info = _Bench(engine, dictionary, plan), engine.info
+    made = Calibration(
+        dictionary.key, dictionary.name, dictionary.directions.unit, info.digest, info.name,
+        tuple(_within(row) for row in bench.plain.texts), (), settings(plan),
+    )  # fmt: skip
     for feature in dict.fromkeys(features):
-        screened.append(bench.screened(feature))
-        done(screened[-1])
-    info = engine.info
-    settings = {
+        screened = bench.screened(feature)
+        made = replace(made, features=tuple(sorted((*made.features, screened), key=lambda one: one.feature)))
+        done(made, screened)
+    return made
+
+
+def settings(plan: Plan) -> dict[str, Any]:
+    """How a plan measures, as a calibration says it: the plan and its rules in words."""
+    return {
         **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(plan).items()},
         "visible": f"greedy responses over {DISTANCE} apart on {ENOUGH:.0%} of prompts, and all words of sampled ones "
         f"farther apart than in {UPPER:.1%} of {RELABELLED} random relabellings",
         "coherent": wording.COHERENT,
         "broken": f"under {STILL:.0%} of the share of coherent responses without steering",
     }
-    null = tuple(_within(row) for row in bench.plain.texts)
-    return Calibration(
-        dictionary.key, dictionary.name, dictionary.directions.unit, info.digest, info.name, null,
-        tuple(sorted(screened, key=lambda s: s.feature)), settings,
-    )  # fmt: skip
 
 
 def kl(plain: Sequence[Scores], steered: Sequence[Scores]) -> float:

@@ -140,9 +140,9 @@ def test_a_style_is_found_its_words_are_its_own_and_it_breaks_in_the_end(bench: 
     from toolkit.organism.lexicon import lexicon
 
     told = []
-    made = screen(bench.engine, bench.dictionary, [style(bench)], bench.plan, told.append)
+    made = screen(bench.engine, bench.dictionary, [style(bench)], bench.plan, lambda *so_far: told.append(so_far))
     (found,) = made.features
-    assert told == [found] and made.model == bench.engine.info.digest
+    assert told == [(made, found)] and made.model == bench.engine.info.digest
     kls = [dose.kl for dose in found.doses]
     assert kls == sorted(kls) and kls[0] == 0 < kls[1]
     markers = lexicon().styles["pirate"].markers
