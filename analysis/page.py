@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.detection import CATEGORIES
 from analysis.plots import DARK, LIGHT, Drawing
 from analysis.safe import for_html, json_for_html
 from analysis.stats import Estimate
@@ -45,10 +46,13 @@ def pages(
 ) -> dict[str, str]:
     """File name to HTML: report.html, with report-2.html and so on where the rollouts do not fit one page."""
     strengths = [abs(i[1]) for d in rollouts for r in d["rounds"] for i in (*r["now"], *r["then"])]
-    shared = {"strongest": max(strengths, default=1.0) or 1.0, "labels": labels, "groups": summary.groups}
+    shared: dict[str, Any] = {"strongest": max(strengths, default=1.0) or 1.0, "labels": labels, "groups": summary.groups}
+    done = {i["did"] for d in rollouts for i in d["injected"]}
+    shared["categories"] = [c for c in CATEGORIES if c in done]
     cut = _cut(rollouts)
     names = ["report.html", *(f"report-{i}.html" for i in range(2, len(cut) + 1))]
-    script, style = (HERE / "report.js").read_text("utf-8"), (HERE / "report.css").read_text("utf-8")
+    script = "".join((HERE / name).read_text("utf-8") for name in ("rollout_view.js", "report.js"))
+    style = (HERE / "report.css").read_text("utf-8")
     made = {}
     for index, (name, part) in enumerate(zip(names, cut, strict=True)):
         systems = list(dict.fromkeys(r["system"] for r in part))

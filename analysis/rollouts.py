@@ -10,11 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.detection import ROUNDS, detections
 from analysis.frames import Frames
 
 Row = dict[Any, Any]
 TOP = 6
 """Features shown per round."""
+MARKS = ("onset", "detected", *ROUNDS)
+"""What is marked in the rollout of an injected feature: columns of analysis.detection."""
 
 
 def rollout_data(frames: Frames, by: str) -> list[dict[str, Any]]:
@@ -22,6 +25,7 @@ def rollout_data(frames: Frames, by: str) -> list[dict[str, Any]]:
     rounds, calls, shown = _by_rollout(frames.rounds), _by_round(frames.calls), _by_round(frames.shown)
     readings = _by_round(frames.activations[(frames.activations["rank"] <= TOP).fillna(False).astype(bool)])
     events = [_by_round(t) for t in (frames.truncations, frames.externals, frames.rebases, frames.notes)]
+    injected = _injected(frames)
     made = []
     for row in frames.rollouts.to_dict("records"):
         name = row["rollout"]
@@ -39,6 +43,7 @@ def rollout_data(frames: Frames, by: str) -> list[dict[str, Any]]:
                 "ended": _text(row["ended"]),
                 "error": _text(row["error"]),
                 "system": _text(row["system"]),
+                "injected": [_followed(i, mine) for i in injected.get(name, ())],
                 "rounds": mine,
             }
         )
@@ -48,8 +53,40 @@ def rollout_data(frames: Frames, by: str) -> list[dict[str, Any]]:
 def labels_shown(frames: Frames, data: Iterable[dict[str, Any]]) -> dict[str, str]:
     """The labels of the features that `data` names, as far as the model was ever shown them."""
     named = {f for d in data for r in d["rounds"] for f, _ in r["top"]}
+    named |= {i["f"] for d in data for i in d["injected"]}
     named |= {i[0] for d in data for r in d["rounds"] for i in (*r["now"], *r["then"])}
     return {str(f): frames.labels[f] for f in sorted(named) if f in frames.labels}
+
+
+def _injected(frames: Frames) -> dict[str, list[Row]]:
+    """By rollout: what was coded of each injected feature, and its activation by round, as far as it is known."""
+    found = detections(frames)
+    if not len(found):
+        return {}
+    readings = frames.activations
+    listed = readings.groupby(["rollout", "round"]).size()
+    full = listed.max() if len(listed) else 0
+    kept = readings.merge(found[["rollout", "feature"]], on=["rollout", "feature"])
+    # a reading that lists fewer features than the fullest one lists all that were active
+    known: dict[Any, float] = {(r, n, None): 0.0 for (r, n), count in listed.items() if count < full}  # type: ignore[misc]
+    known |= {(k["rollout"], k["round"], k["feature"]): float(k["value"]) for k in kept.to_dict("records")}
+    how = dict(zip(readings["rollout"], readings["aggregation"], strict=True))
+    made = found.assign(read=found["rollout"].map(how).astype("string"), known=[known] * len(found))
+    return _by_rollout(made)
+
+
+def _followed(injected: Row, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    rollout, feature, known = injected["rollout"], injected["feature"], injected["known"]
+    values = [known.get((rollout, r["n"], feature), known.get((rollout, r["n"], None))) for r in rounds]
+    return {
+        "f": int(feature),
+        "s": round(float(injected["strength"]), 4),
+        "did": injected["category"],
+        "how": _text(injected["removal"]),
+        "read": _text(injected["read"]),
+        "at": {k: int(injected[k]) for k in MARKS if not pd.isna(injected[k])},
+        "values": [None if v is None else round(v, 3) for v in values],
+    }
 
 
 def _round(row: Row, calls: list[Row], reading: list[Row], events: list[str]) -> dict[str, Any]:
