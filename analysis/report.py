@@ -16,6 +16,7 @@ from rich.text import Text
 
 from analysis.claims.predictions import foretold
 from analysis.coding import judgements
+from analysis.contrast import contrasts
 from analysis.frames import load
 from analysis.page import Pictured, pages
 from analysis.persistence import of_run
@@ -57,7 +58,7 @@ def report(run_dir: str | Path, out: str | Path | None = None, by: str = "condit
     remained = of_run(run_dir, frames)
     summary = summarise(
         frames, by=by, judged=judged if len(judged) else None, predictions=foretold(run_dir, frames),
-        own=remaining(remained) if remained else (),
+        own=(*(remaining(remained) if remained else ()), *contrasts(frames, by)),
     )  # fmt: skip
     folder = Path(out) if out is not None else Path(run_dir) / "report"
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from analysis.stats.proportions import (
     newcombe,
     wilson,
 )
-from analysis.stats.resampling import cluster_bootstrap, permutation_between, permutation_within
+from analysis.stats.resampling import cluster_bootstrap, permutation_between, permutation_within, sign_flips
 from analysis.stats.survival import Survival, kaplan_meier, logrank
 from analysis.stats.trend import mean, spearman
 
@@ -56,6 +56,7 @@ __all__ = [
     "pooled_share",
     "power_of_rates",
     "rollouts_needed",
+    "sign_flips",
     "spearman",
     "wilson",
 ]

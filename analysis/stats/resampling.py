@@ -6,7 +6,7 @@ Knows nothing of what the values mean. Every draw comes from the seed that is ha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import combinations
+from itertools import combinations, product
 from math import comb
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.stats.estimate import NAN, Estimate, Floats, numbers, undefined
+from analysis.stats.estimate import NAN, Estimate, Floats, numbers, present, undefined
+from analysis.stats.trend import mean
 
 Codes = NDArray[np.intp]
 Statistic = Callable[[Floats, Codes, Codes], float]
@@ -124,6 +125,26 @@ def permutation_within(
         null[i] = measure(x, shuffled, code)
     p = _share(null, value, 1)
     return Estimate(value, NAN, NAN, informative, f"{how}; {resamples} shuffles, seed {seed}", missing, p)
+
+
+def sign_flips(differences: Iterable[Any], resamples: int = 9999, seed: int = 0) -> Estimate:
+    """Is the mean of one difference per rollout 0? Each difference keeps its size and takes either sign.
+
+    All arrangements are enumerated if they are few enough. The interval is Student's, over the differences.
+    """
+    x, missing = present(differences)
+    centre = mean(x)
+    how = f"mean of differences, {centre.how}; p by sign flips, two-sided"
+    if len(x) == 0:
+        return undefined(how, 0, missing)
+    if 2 ** len(x) <= resamples:
+        signs, own = np.array(list(product((1.0, -1.0), repeat=len(x)))), 0
+        how += f"; all {len(signs)} arrangements"
+    else:
+        signs, own = np.random.default_rng(seed).choice((1.0, -1.0), (resamples, len(x))), 1
+        how += f"; {resamples} draws, seed {seed}"
+    p = _share(signs @ x / len(x), centre.value, own)
+    return Estimate(centre.value, centre.low, centre.high, len(x), how, missing, p)
 
 
 def _mean_difference_within(x: Floats, label: Codes, code: Codes) -> float:
