@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import linecache
 import pickle
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("nnsight", reason="the nnsight engine needs nnsight, which is not installed here")
+if importlib.util.find_spec("nnsight") is None:
+    pytest.skip("the nnsight engine needs nnsight, which is not installed here", allow_module_level=True)
 
 from typer.testing import CliRunner
 
@@ -24,6 +27,7 @@ from scenarios import cli, setting
 from tests.engines import contract
 from tests.engines.contract import asked, conversation, everything, steer, style
 from tests.tiny import random_dictionary
+from toolkit.engines import nnsight_host
 from toolkit.engines.base import Failure, Read, Score, check_steered, run
 from toolkit.engines.local import LocalEngine
 from toolkit.engines.nnsight import NnsightEngine
@@ -39,9 +43,9 @@ class Host:
     """
 
     def __init__(self) -> None:
-        import nnsight
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        nnsight = nnsight_host.package()
         module = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(MODEL)
         self.model = nnsight.TransformersModel(module, tokenizer=tokenizer, task="text-generation")
@@ -119,6 +123,7 @@ def parts(kind: str, body: bytes) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
+    nnsight_host.package()
     from nnsight.modeling.huggingface import _ID_CACHE
 
     _ID_CACHE[str(MODEL)] = "selfsteer/organism"  # what the hub would say that this folder is called
@@ -217,8 +222,7 @@ def test_what_a_host_cannot_do_is_refused_and_the_others_go_on(engine) -> None:
 
 
 def test_ndif_wants_a_key(monkeypatch) -> None:
-    import nnsight
-
+    nnsight = nnsight_host.package()
     monkeypatch.setattr(nnsight.CONFIG.API, "APIKEY", None)
     monkeypatch.setattr(nnsight.CONFIG.API, "HOST", "https://api.ndif.us")
     with pytest.raises(BadInput, match="NDIF_API_KEY"):
@@ -329,6 +333,7 @@ def test_nothing_of_this_project_need_be_where_a_trace_runs(monkeypatch) -> None
 
     Source and plain values travel, and no bytecode: a host may run another Python.
     """
+    nnsight_host.package()
     monkeypatch.setattr("nnsight.ndif._PULLED_ENV", True)
     monkeypatch.setattr("cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES", set())
     asked_for: list[str] = []
@@ -343,6 +348,14 @@ def test_nothing_of_this_project_need_be_where_a_trace_runs(monkeypatch) -> None
     engine.attach(style())
     assert run(engine, asked(conversation(), 4, "s", under=steer(3, 0.5))).tokens
     assert asked_for and not [n for n in asked_for if n.startswith("toolkit") or "_make_" in n or "CodeType" in n]
+
+
+def test_an_engine_leaves_the_objects_of_its_process_alone() -> None:
+    code = (
+        "from toolkit import NnsightEngine; from toolkit.organism import MODEL; import sys;"
+        "NnsightEngine(str(MODEL), device='cpu'); assert 'nnsight' in sys.modules; assert not hasattr(object, 'save')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch) -> None:

@@ -21,7 +21,7 @@ from toolkit.dictionary import FeatureDictionary
 from toolkit.engines import loading, nnsight_host, nnsight_work, table
 from toolkit.engines.base import Failure, ModelInfo, Request, Residuals, Result
 from toolkit.engines.nnsight_work import Pass, Work
-from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
+from toolkit.errors import BadInput, SelfsteerError, SteeringError
 
 
 @dataclass
@@ -57,14 +57,9 @@ class NnsightEngine:
         name: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        try:
-            import nnsight
+        nnsight = nnsight_host.package()
+        from toolkit.engines import nnsight_trace  # imports nnsight
 
-            from toolkit.engines import nnsight_trace
-        except ImportError as error:
-            raise Unsupported(
-                f"the nnsight engine needs the package {error.name}: pip install 'selfsteer[nnsight]'"
-            ) from error
         if dtype is not None and dtype not in loading.DTYPES:
             raise BadInput(f"dtype {dtype!r} is unknown; use one of {', '.join(loading.DTYPES)}")
         self._traces = nnsight_trace

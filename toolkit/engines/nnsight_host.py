@@ -1,4 +1,4 @@
-"""Hosts that run nnsight's traces, NDIF's or others: access, a model without its weights, and jobs on the way.
+"""nnsight and the hosts that run its traces, NDIF's or others: access, a model without weights, jobs on the way.
 
 Knows no steering and no request.
 """
@@ -9,13 +9,14 @@ import copy
 import hashlib
 import json
 import pickle
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from toolkit.engines.chat import ChatTokenizer
-from toolkit.errors import BadInput, Unreachable
+from toolkit.errors import BadInput, Unreachable, Unsupported
 
 NDIF = "https://api.ndif.us"
 
@@ -64,6 +65,23 @@ class Sent:
         return dict(found["answer"])
 
 
+def package() -> Any:
+    """nnsight itself. Raises Unsupported if it is not installed.
+
+    Importing it gives every object of the process an attribute `save`, which breaks what looks for one (anyio cannot be
+    imported after it). Where nobody else has imported nnsight before, that is taken back: nnsight.save(x) remains.
+    """
+    ours = "nnsight" not in sys.modules
+    try:
+        import nnsight
+        from nnsight._c import unmount
+    except ImportError as error:
+        raise Unsupported(f"the nnsight engine needs nnsight: pip install 'selfsteer[nnsight]' ({error})") from error
+    if ours and unmount is not None and hasattr(object, "save"):
+        unmount("save")
+    return nnsight
+
+
 def address(remote: bool | str, config: Any) -> str:
     """The address of a remote host. Raises BadInput if it is NDIF's and there is no key for it."""
     host = remote if isinstance(remote, str) else str(config.API.HOST)
@@ -75,9 +93,9 @@ def address(remote: bool | str, config: Any) -> str:
 
 def shape(name: str, trust_remote_code: bool) -> tuple[Any, ChatTokenizer]:
     """A model without its weights, which stay where it runs, and its tokenizer. Raises BadInput if it has none."""
-    import nnsight
     from transformers import AutoTokenizer, GenerationConfig
 
+    nnsight = package()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         own = copy.deepcopy(tokenizer)  # nnsight sets padding on the one that it holds
