@@ -114,3 +114,55 @@ def test_the_hand_made_model_is_what_it_says(tmp_path: Path) -> None:
     assert not torch.allclose(after("so ahoy there", NO_STEERING), plain, atol=1e-2)
     assert not torch.allclose(after("well well now", state), plain, atol=1e-2)
     assert torch.allclose(after("well well now", now), plain, atol=1e-5)
+
+
+def test_the_command_runs_goes_on_and_is_reported(tmp_path: Path) -> None:
+    import shutil
+
+    from analysis.frames import load
+    from analysis.persistence import of_run, tables
+    from scenarios.persistence import persistence
+    from tests.scenarios.telling import conversation as told
+    from tests.scenarios.telling import seen_before
+
+    out = tmp_path / "run"
+    outcome = persistence(seeds=2, after=2, out=out)
+    assert outcome.ended == {"finished": 12} and not outcome.failed
+    record_of = {path.parent.name: path for path in sorted(out.glob("rollouts/*/0000.jsonl"))}
+    assert set(record_of) == {"steered", "plain", *CELLS}
+    kept = {path: path.read_bytes() for path in out.glob("rollouts/*/*.jsonl")}
+    shutil.rmtree(out / "rollouts" / "state_only")
+    again = persistence(seeds=2, after=2, out=out)
+    assert again.before == 10 and again.ended == {"finished": 2}
+    # whatever is timing apart, what was done anew is what was there: the same conversations, the same draws
+    for path, before in kept.items():
+        if path.parent.name != "state_only":
+            assert path.read_bytes() == before
+    (tmp_path / "old.jsonl").write_bytes(kept[out / "rollouts" / "state_only" / "0001.jsonl"])
+    old, new = transcript.read(tmp_path / "old.jsonl"), transcript.read(out / "rollouts" / "state_only" / "0001.jsonl")
+    assert [transcript.difference(a, b) for a, b in zip(old.events, new.events, strict=True)] == [""] * len(new.events)
+    found = of_run(out, load(out))
+    assert found is not None and [table.title for table in tables(found)][1] == "What it is owed to"
+    for name in ("steered", "state_text"):
+        lines = told(transcript.read(record_of[name])).split("\n\n")
+        assert seen_before(
+            f"persistence-{name}", "\n\n".join(x for x in lines if not x.startswith("MODEL")).strip() + "\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"inject": "style+style"}, "one feature"),
+        ({"inject_at": 9}, "has rounds 1 to 4"),
+        ({"strength": "much"}, "not a number"),
+        ({"strength": "2.5"}, "found coherent"),
+        ({"inject": "a comma", "uncalibrated": True}, "no words mark"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_a_run(tmp_path: Path, options: dict, says: str) -> None:
+    from scenarios.persistence import persistence
+
+    with pytest.raises(BadInput, match=says):
+        persistence(seeds=2, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
