@@ -56,6 +56,7 @@ ROLLOUT_COLUMNS = (
         ("arm", "start.arm", "string", "what the steering really was: target, zero, random, other, none"),
         ("label_view", "start.label_view", "string", "how labels were shown: real, opaque, shuffled, random"),
         ("scope", "start.scope", "string", "which tokens a change of steering touches: onward or whole"),
+        ("acts_on", "start.tools.act on", "string", "what its tools act on: itself or another model"),
         ("model", "start.model.name", "string", "the model that was run"),
         ("dictionary", "start.dictionary.name", "string", "the feature dictionary"),
         ("dictionary_unit", "start.dictionary.unit", "string", "what strength 1.0 means"),

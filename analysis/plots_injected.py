@@ -15,18 +15,20 @@ from analysis.detection import curves, detections
 from analysis.frames import Frames
 from analysis.plots import WIDTH_IN, Drawing, Palette, filtered, forest, panels, span
 from analysis.safe import plain
-from analysis.summary import AFTER, Summary, grouping
+from analysis.summary import AFTER, ANSWERS, Summary, grouping
 from analysis.words import SHORT
 
 
 def injected_drawings(frames: Frames, summary: Summary) -> list[Drawing]:
     """Every figure of this kind that the run has data for."""
+    answered = any(c.metric.name in ANSWERS for c in summary.rates)
     made = [
         _predictions(summary) if summary.predictions else None,
         _noticing(frames, summary) if summary.categories else None,
         _activation(frames, summary) if summary.categories else None,
         forest(summary, "after", "Back to what was injected", AFTER) if _has_sandbox(summary) else None,
         _effects(summary) if summary.effects else None,
+        forest(summary, "answers", "Answers to problems", ANSWERS) if answered else None,
     ]
     return [d for d in made if d is not None]
 

@@ -82,7 +82,11 @@ def steers(frames: Frames) -> pd.DataFrame:
 
 
 def per_rollout(frames: Frames) -> dict[str, dict[str, float]]:
-    """State against actions, and what became of steers, per rollout; a share of no steers is NaN."""
+    """State against actions, and what became of steers, per rollout; a share of no steers is NaN.
+
+    Where the tools act on another model, what is in force on the model itself says nothing of them: state is NaN there.
+    """
+    elsewhere = set(frames.rollouts.loc[(frames.rollouts["acts_on"] == "another model").fillna(False), "rollout"])
     made = dict(iter(steers(frames).groupby("rollout")))
     own = frames.steering[frames.steering["source"] == "self"].groupby("rollout").size()
     rows = {}
@@ -96,6 +100,8 @@ def per_rollout(frames: Frames) -> dict[str, dict[str, float]]:
             if mine is not None
             else float("nan"),
         }
+        if rollout in elsewhere:
+            rows[rollout] |= {"portfolio_rounds": float("nan"), "silently_voided_steers": float("nan")}
     return rows
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from analysis import calls, degeneration, provenance, responses, text
 from analysis.frames import load
-from analysis.metrics import METRICS
+from analysis.metrics import METRICS, measured
 from tests.analysis.synthetic import Story, held
 
 NAN = float("nan")
@@ -206,3 +206,13 @@ def test_moving_ttr_agrees_with_the_naive_one(tokens):
 def test_the_published_definition_breaks_under_a_shift_by_one_and_difflib_does_not():
     sentence = "The quick brown fox jumps over the lazy dog."
     assert text.same_index_share(sentence, " " + sentence) < 0.2 and text.ratio_above(" " + sentence, sentence, 0.8)
+
+
+def test_state_of_a_model_says_nothing_of_tools_that_act_on_another(tmp_path):
+    Story("a", 0).say("x").steer(1, 0.5).say("y").end().write(tmp_path)
+    Story("a", 1, tools={"verbs": [], "act on": "another model"}).say("x").steer(1, 0.5).external().say(
+        "y"
+    ).end().write(tmp_path)
+    found = measured(load(tmp_path), ["steers", "portfolio_rounds", "silently_voided_steers"])
+    assert found["steers"].tolist() == [1, 1]
+    assert found[["portfolio_rounds", "silently_voided_steers"]].isna().all(axis=1).tolist() == [False, True]
