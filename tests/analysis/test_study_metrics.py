@@ -92,7 +92,7 @@ def test_attempts_are_told_apart(tmp_path: Path) -> None:
         "STEER(twelve, 0.3)\n"  # cannot be read
         'SEARCH_FEATURES("warm words"\n'  # never closed
         "As you know, you can always use STEER_CLEAR() for that.\n"  # a mention
-        "You may call STEER() when you like.\n"
+        "Use STEER() now.\n"  # no argument
         "SEARCH_FEATURES()\n"  # for nothing
         "NOBODY(3) and print(3)"
     )
@@ -151,6 +151,7 @@ def test_searches_match_by_word_by_stem_and_by_meaning(tmp_path: Path) -> None:
     assert math.isnan(nobody["first_matches_of_searchers"])
     late = searches.searched(frames, stems=["happ"], since={"a": 2}, rounds=1).loc["a/0"]
     assert (late["queries"], late["matching"], late["rounds_searchable"]) == (2, 1, 1)
+    assert searches.searched(frames, stems=["happ"], since={"b": 2}).loc["a/0", "queries"] == 3  # others from round 1
     near = searches.near(frames, ["yjo"], letters, threshold=0.99)  # the letters of joy
     assert near["near_queries"].tolist() == [1, 0]
     assert math.isnan(near.loc["a/1", "near_first"])
@@ -169,6 +170,11 @@ def test_actions_are_not_state(tmp_path: Path) -> None:
     assert steered.strengths(frames, to=0.3).iloc[0]["calls_in"] == 3  # negatives are below 0.3 too
     assert steered.steadiness(frames).iloc[0].tolist() == [0, 0]
     assert steered.negative(frames).iat[0, 0] == 1
+
+
+def test_a_strength_that_is_set_anew_after_a_pause_is_no_change(tmp_path: Path) -> None:
+    story = Story("a").say("x").steer(7, 0.2).say("x").clear().say("x").steer(7, 0.5).say("x")
+    assert steered.steadiness(told(tmp_path, story)).iloc[0].tolist() == [1, 1]
 
 
 def test_a_source_is_what_was_shown_in_earlier_rounds(tmp_path: Path) -> None:
@@ -207,6 +213,7 @@ def test_escalation_is_three_rising_calls_of_one_feature(tmp_path: Path) -> None
 
 def test_a_feature_that_is_shown_later_was_not_known(tmp_path: Path) -> None:
     story = Story("a").say("I see [40] and #41.").call("inspect", show=(40,)).say("Now [40], [40], #99999 and [7].")
+    story.say("An index of too many digits, #1234567, is none.")
     found = grounding.grounded(told(tmp_path, story)).iloc[0]
     assert (found["cited"], found["cited_shown_ever"], found["cited_shown_before"]) == (5, 2, 1)
     assert found["grounded_share"] == 1 / 5
@@ -305,7 +312,7 @@ def test_one_word_over_and_over(tmp_path: Path) -> None:
 
 
 def test_groups_without_a_denominator_are_no_extremes() -> None:
-    values, over = pd.Series([1.0, 4.0, 0.0, 5.0]), pd.Series([2.0, 4.0, 0.0, np.nan])
+    values, over = pd.Series([1.0, 4.0, 3.0, 5.0]), pd.Series([2.0, 4.0, 0.0, np.nan])
     sample = Sample(values, over, pd.Series(["a", "b", "c", "d"]))
     assert AGGREGATES["largest"].of(sample, sample).value == 1
     smallest = AGGREGATES["smallest"].of(sample, sample)
