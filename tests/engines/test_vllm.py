@@ -187,6 +187,41 @@ def test_a_prompt_in_chunks_is_steered_at_absolute_positions(engine: VllmEngine)
     assert float((got.values - expected).norm(dim=-1).max() / expected.norm(dim=-1).mean()) < 2e-5
 
 
+LENS = """
+from tests.engines.test_vllm import *
+from vllm import LLM, SamplingParams
+from vllm_lens import SteeringVector
+
+if __name__ == "__main__":
+    context = conversation().under(steer(3, 1.0), 0, 4)
+    directions = style().directions
+    layer = directions.layers[0]
+    vector = (directions.vectors([3])[0, 0] * directions.units([3])[0, 0]).expand(1, 4, -1)
+    extra = {"apply_steering_vectors": [SteeringVector(activations=vector, layer_indices=[layer])]}
+    extra["output_residual_stream"] = [layer]
+    settings = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, extra_args=extra)
+    engine = LLM(str(MODEL), dtype="float32", max_model_len=512)
+    output = engine.generate([{"prompt_token_ids": list(context.tokens)}], settings)[0]
+    got = output.activations["residual_stream"][0]
+    expected = contract.reference().run(context, tuple(output.outputs[0].token_ids))[0][: len(got), layer]
+    error = (got - expected).norm(dim=-1) / expected.norm(dim=-1).mean()
+    print("errors", float(error[: len(context)].max()) < 1e-4, float(error[len(context) :].max()) > 0.5)
+"""
+
+
+@real
+def test_the_plugins_own_positions_go_astray(tmp_path: Path) -> None:
+    """Why vllm_worker.py does not use them: steering of the first four tokens reaches every generated one.
+
+    If this fails, vllm-lens has mended it, and its steering by position is worth another look.
+    """
+    script = tmp_path / "lens.py"
+    script.write_text(LENS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "VLLM_CPU_KVCACHE_SPACE": "1"}
+    ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert "errors True True" in ended.stdout, ended.stderr[-3000:]
+
+
 @real
 def test_positions_that_are_not_vllms_own_end_the_step(engine: VllmEngine, monkeypatch) -> None:
     monkeypatch.setattr(type(hooks_of(engine)), "_computed", lambda self, i: 0)

@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,7 +59,6 @@ class Fleet:
     silence_s: how long a server may send nothing, not even that it is alive, before it counts as lost.
     slow_s: how long one server may work at one plan before it is asked elsewhere; None for as long as it likes.
     patience_s: how long a plan waits while no server answers. tries: servers that may be lost over one plan.
-    most: plans on their way at once.
     """
 
     def __init__(
@@ -72,7 +70,6 @@ class Fleet:
         slow_s: float | None = None,
         patience_s: float = 600.0,
         tries: int = 4,
-        most: int = 512,
     ) -> None:
         if not addresses:
             raise BadInput("no server was named; give at least one address such as http://127.0.0.1:8000")
@@ -87,9 +84,8 @@ class Fleet:
         for address in self._addresses[1:]:
             self._check_same(address)
         self._lock = threading.Condition()
-        self._pool = ThreadPoolExecutor(most, thread_name_prefix="selfsteer-vllm")
         self._trips: dict[str, Trip] = {}
-        self._done: queue.Queue[tuple[str, Trip, Future[Outcome]]] = queue.Queue()
+        self._done: queue.Queue[tuple[str, Trip, Outcome | Exception]] = queue.Queue()
         self._homes: dict[bytes, Address] = {}
         self._vets: list[Vet] = []
 
@@ -98,20 +94,16 @@ class Fleet:
     def submit(self, plan: Plan) -> None:
         trip = Trip(plan)
         self._trips[plan.id] = trip
-        future = self._pool.submit(self._carried, trip)
-        future.add_done_callback(lambda done: self._done.put((plan.id, trip, done)))
+        # a thread that waits must not keep a process alive that has been interrupted
+        threading.Thread(target=self._travel, args=(trip,), daemon=True).start()
 
     def poll(self) -> list[tuple[str, Outcome | Exception]]:
         """Wait until something has come back; [] only when nothing is on its way."""
         while self._trips:
-            name, trip, done = self._done.get()
-            if self._trips.get(name) is not trip:
-                continue
-            del self._trips[name]
-            error = done.exception()
-            if error is not None and not isinstance(error, SelfsteerError):
-                raise error
-            return [(name, error if error is not None else done.result())]
+            name, trip, found = self._done.get()
+            if self._trips.get(name) is trip:
+                del self._trips[name]
+                return [(name, found)]
         return []
 
     def cancel(self, *names: str) -> None:
@@ -135,6 +127,16 @@ class Fleet:
         self._vets.append(check)
 
     # ------------------------------------------------------------------ on the way
+
+    def _travel(self, trip: Trip) -> None:
+        """Put what comes of a plan among the done, whatever comes of it."""
+        found: Outcome | Exception = SelfsteerError("a defect in selfsteer; the traceback before this says where")
+        try:
+            found = self._carried(trip)
+        except SelfsteerError as error:
+            found = error
+        finally:
+            self._done.put((trip.plan.id, trip, found))
 
     def _carried(self, trip: Trip) -> Outcome:
         """Find a server for a plan, and another when that one is lost. Raises Unreachable when there is none left."""
