@@ -154,31 +154,35 @@ def _by_round(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _effects(summary: Summary) -> Drawing:
-    metrics = list(dict.fromkeys(m for m, _ in summary.effects))
+    varied = {m for m, e in summary.effects if e.estimate.value}
+    metrics = [m for m in dict.fromkeys(m for m, _ in summary.effects) if m in varied] or [summary.effects[0][0]]
+    still = [m.identifier for m in dict.fromkeys(m for m, _ in summary.effects) if m not in metrics]
     rows = list(dict.fromkeys((e.factors, e.levels) for _, e in summary.effects))
     estimates = {(m, e.factors, e.levels): e.estimate for m, e in summary.effects}
     first = next(iter(estimates.values()))
     caption = (
-        "Main effects and interactions of the factors that the conditions cross, in percentage points from what the "
-        f"rest of the design gives; points and {first.how}; n = {first.n} rollouts, {first.missing or 'no'} missing. "
-        f"{'; '.join(f'{m.identifier}: {m.meaning}' for m in metrics)}. {filtered(summary)}"
+        "Main effects (filled) and interactions (open) of the factors that the conditions cross, in percentage points "
+        f"from what the rest of the design gives; points and {first.how}; n = {first.n} rollouts, "
+        f"{first.missing or 'no'} missing. {'; '.join(f'{m.identifier}: {m.meaning}' for m in metrics)}. "
+        f"{'The same in every cell, and not drawn: ' + ', '.join(still) + '. ' if still else ''}{filtered(summary)}"
     )
 
     def draw(palette: Palette) -> Figure:
-        figure = Figure(figsize=(WIDTH_IN, 0.9 + 0.22 * len(rows)))
+        figure = Figure(figsize=(WIDTH_IN, 0.7 + 0.2 * len(rows)))
         axes = figure.subplots(1, len(metrics), sharey=True, sharex=True, squeeze=False)[0]
         at = np.arange(len(rows))[::-1]
         for ax, metric in zip(axes, metrics, strict=True):
             for y, row in zip(at, rows, strict=True):
-                e = estimates[metric, *row]
+                e, fill = estimates[metric, *row], palette.accent if len(row[0]) == 1 else "none"
                 ax.plot([100 * e.low, 100 * e.high], [y, y], color=palette.accent, lw=1.6, alpha=0.55)
-                ax.plot(100 * e.value, y, "o", color=palette.accent, ms=4)
+                ax.plot(100 * e.value, y, "o", color=palette.accent, mfc=fill, ms=4)
             ax.axvline(0, color=palette.faint, lw=0.6)
             ax.set_title(SHORT.get(metric.name, metric.name), loc="left")
             ax.tick_params(length=0)
             ax.spines["left"].set_visible(False)
-        axes[0].set_yticks(at, [plain(" x ".join(levels), 34) for _, levels in rows])
-        figure.supxlabel("percentage points", fontsize=8.5, y=-0.02)
+        names = [" x ".join(f"{f} {v}" for f, v in zip(*row, strict=True)) for row in rows]
+        axes[0].set_yticks(at, [plain(name, 48) for name in names], fontsize=7)
+        axes[len(metrics) // 2].set_xlabel("percentage points")
         return figure
 
     return Drawing("effects", "Main effects and interactions", caption, draw)
