@@ -229,3 +229,12 @@ def test_the_command_ends_with_1_if_a_verdict_changed(
     assert "expected no" in capsys.readouterr().out
     assert command(where={"condition": "elsewhere"}) == 2
     assert "none of the rollouts" in capsys.readouterr().err
+
+
+def test_the_example_of_the_page_is_a_file_of_claims(tmp_path: Path, run: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "claims.md").read_text(encoding="utf-8")
+    path = tmp_path / "mine.yaml"
+    path.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    found = {r.claim.level: r for r in recompute(read(path), load(run))}
+    assert found["research"].verdict == "exact"  # both of its rollouts use a tool
+    assert found["potions"].absent
