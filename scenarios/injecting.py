@@ -172,9 +172,7 @@ class Ground:
             named = [feature for pool in self.pools.values() for feature in pool]
             return lambda rollout: drawn(self.true, named, self.seed, "injected", rollout, place)
         if part in POOLS:
-            pool = self.pools.get(part, ())
-            if not pool:
-                raise BadInput(f"which {part}? name features with --{POOLS[part]}, by number or label")
+            pool = _pool(self.pools, part)
             return lambda rollout: pool[(rollout + place) % len(pool)]
         feature = find(self.true, part)
         return lambda rollout: feature
@@ -201,6 +199,8 @@ def open_ground(options: Mapping[str, Any], limits: setting.Limits, cells: Mappi
         pool: tuple(find(true, name) for name in (options.get(key) or known.get(key, "")).split(",") if name.strip())
         for pool, key in POOLS.items()
     }
+    for part in {part.strip() for cell in cells.values() for part in cell["inject"].split("+")} & set(POOLS):
+        _pool(pools, part)
     engine = setting.open_engine(model, options["device"], options["dtype"], options["kv_budget"])
     ground = Ground(
         engine, model, true, framing, limits, pools, options["run_seed"], options["seeds"], {"code": code_hash()}
@@ -208,6 +208,13 @@ def open_ground(options: Mapping[str, Any], limits: setting.Limits, cells: Mappi
     if not options["uncalibrated"]:
         check_calibrated(ground, cells, options["calibration"])
     return ground
+
+
+def _pool(pools: Mapping[str, tuple[int, ...]], part: str) -> tuple[int, ...]:
+    """Raises BadInput where nobody said what features these are."""
+    if not pools.get(part):
+        raise BadInput(f"which {part}? name features with --{POOLS[part]}, by number or label")
+    return pools[part]
 
 
 def check_calibrated(ground: Ground, cells: Mapping[str, Cell], given: Path | None) -> None:

@@ -216,6 +216,13 @@ def test_a_topic_has_8_rounds_and_facts_whose_own_statements_hold_their_terms(na
         assert coded_sentence(one.statement, fact, ()) == "stated correctly", one.id
 
 
+def test_what_nobody_named_is_asked_for_before_a_model_loads(tmp_path: Path) -> None:
+    from tests.scenarios.test_cli import call
+
+    options = ("--model", "nowhere", "--presets", "formal", "--out", str(tmp_path / "run"))
+    assert "which style? name features with --styles" in str(call("run", "interference", *options).exception)
+
+
 def test_the_command_runs_on_the_organism_writes_facts_and_goes_on(tmp_path: Path) -> None:
     from tests.scenarios.test_cli import call
 
