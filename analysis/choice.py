@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from analysis.frames import Frames
+from analysis.frames import WHOLE, Frames
 from analysis.stats import followers
 
 TAKES = ["rollout", "round", "order", "vector", "dose", "accepted"]
@@ -23,7 +23,8 @@ def takes(frames: Frames) -> pd.DataFrame:
     vector: the label of the feature, or what was written where it is none, lower case, spaces and hyphens as `_`.
     dose: nominal and signed, in the unit of the dictionary. accepted: the call was carried out.
     """
-    calls = frames.calls[(frames.calls["verb"] == "steer") & frames.calls["rollout"].isin(frames.counted)]
+    calls = frames.calls[(frames.calls["verb"] == "steer").fillna(False).astype(bool)]
+    calls = calls[~calls["rollout"].isin(uncounted(frames))]
     written = [a[0] if isinstance(a, list | tuple) and a else None for a in calls["arguments"]]
     known = [None if pd.isna(f) else frames.labels.get(int(f)) for f in calls["feature"]]
     made = calls.assign(
@@ -33,6 +34,11 @@ def takes(frames: Frames) -> pd.DataFrame:
     )
     made = made[made["vector"].notna()].sort_values(["rollout", "round", "order"], kind="stable")
     return made[TAKES].reset_index(drop=True)
+
+
+def uncounted(frames: Frames) -> pd.Series:
+    """The rollouts that do not count: few, so that leaving them out is quick."""
+    return frames.rollouts.loc[~frames.rollouts["ended"].isin(WHOLE), "rollout"]
 
 
 def picks(taken: pd.DataFrame) -> pd.DataFrame:

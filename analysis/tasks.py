@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from analysis.choice import uncounted
 from analysis.frames import Frames, per_rollout
 
 SCORER = "gsm8k_accuracy"
@@ -22,8 +23,8 @@ def problems(frames: Frames, scorer: str = SCORER) -> pd.DataFrame:
     wide = mine.pivot(index="rollout", columns="key", values="value").reindex(frames.rollouts["rollout"])
     wide = wide.reindex(columns=["n_total", "n_attempted", "n_correct"]).astype("float64")
     wide.columns = pd.Index(["total", "attempted", "correct"])
-    rows = {r: v.to_dict() for r, v in wide.iterrows()}
-    made = per_rollout(frames, rows)
+    made = wide.rename_axis("rollout")
+    made[made.index.isin(uncounted(frames))] = float("nan")
     made["accuracy"] = (made["correct"] / made["total"]).where(made["total"] > 0)
     made["given_attempted"] = (made["correct"] / made["attempted"]).where(made["attempted"] > 0)
     return made
@@ -45,4 +46,4 @@ def judged(frames: Frames, scorer: str, key: str = "value") -> pd.Series:
     mine = frames.scores[(frames.scores["scorer"] == scorer) & (frames.scores["key"] == key)]
     values = mine.set_index("rollout")["value"].astype("float64")
     made = values.reindex(frames.rollouts["rollout"]).rename_axis("rollout")
-    return made.where(made.index.isin(frames.counted))
+    return made.where(~made.index.isin(uncounted(frames)))

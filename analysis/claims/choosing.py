@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 
 from analysis import choice, tasks
 from analysis.claims.statistic import Statistic
-from analysis.frames import Frames, per_rollout
+from analysis.frames import WHOLE, Frames, per_rollout
 from analysis.importers import self_medication
 from analysis.metrics import Metric
 from analysis.stats import Estimate, mean, pooled_difference
@@ -205,7 +205,7 @@ def _counted(frames: Frames, counts: pd.Series, name: str) -> pd.DataFrame:
 def _wide(frames: Frames, made: pd.DataFrame) -> pd.DataFrame:
     """Rows for every rollout that counts; the others are missing."""
     whole = made.reindex(frames.rollouts["rollout"]).astype("float64").rename_axis("rollout")
-    whole[~whole.index.isin(frames.counted)] = nan
+    whole[~frames.rollouts["ended"].isin(WHOLE).to_numpy(dtype=bool)] = nan
     return whole
 
 

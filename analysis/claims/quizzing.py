@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from analysis import introspection as quiz
+from analysis.choice import uncounted
 from analysis.claims.choosing import labels
 from analysis.claims.statistic import Statistic
 from analysis.frames import Frames
@@ -146,7 +147,7 @@ def bounded(frames: Frames) -> Estimate:
 
 
 def _counted(frames: Frames) -> pd.DataFrame:
-    return frames.quizzes[frames.quizzes["rollout"].isin(frames.counted)]
+    return frames.quizzes[~frames.quizzes["rollout"].isin(uncounted(frames))]
 
 
 def _read(frames: Frames, reading: str) -> pd.DataFrame:
