@@ -315,6 +315,11 @@ def test_what_cannot_be_carried_out_fails_by_name_and_the_others_go_on(case: Cas
     assert case.entry.idle(case.engine)
 
 
+def test_an_unknown_mode_never_becomes_a_request() -> None:
+    with pytest.raises(BadInput, match="'rotate' is unknown; use one of add, clamp, project_out"):
+        Intervention(style().key, 1, 0.5, "rotate")  # type: ignore[arg-type]
+
+
 def test_a_response_stops_at_the_window(case: Case) -> None:
     long = Context().append([1, *[300 + i % 700 for i in range(4092)]])
     got = run(case.engine, asked(long, 100))
