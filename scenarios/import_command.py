@@ -44,7 +44,7 @@ def import_transcripts(path: Source, out: Out, kind: Kind = None) -> None:
     _listed("not read:", [f"{e['path']}: {e['problem']}" for e in said["errors"]])
     typer.echo(
         f"Next: selfsteer report {out}\n"
-        f"      selfsteer claims FILE --data {out}   (recompute published numbers; claims/ has those of two studies)"
+        f"      selfsteer claims FILE --data {out}   (FILE: sae_self_steering or self_medication)"
     )
 
 
