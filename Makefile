@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-vllm test-long lint types format controls bench organism clean
+.PHONY: help demo test test-vllm test-inspect test-long lint types format controls controls-scenarios bench organism clean
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -58,6 +58,9 @@ format: .venv/ready ## put the code in order
 
 controls: .venv/ready ## every number that the organism must reach, measured
 	$(BIN)/selfsteer controls
+
+controls-scenarios: .venv/ready ## what is planted is found, what is not there is not
+	$(BIN)/selfsteer controls --scenarios --strict
 
 bench: .venv/ready ## speed and memory against what people would use instead
 	$(BIN)/python -m benchmarks.run --large
