@@ -182,6 +182,8 @@ def transitions(
     found = pd.concat([taken(f, only) for f in ((frames,) if other is None else (frames, other))])
     library = frozenset(self_medication.numbers())
     rollouts = int(found["rollout"].nunique())
+    if not rollouts:
+        return Estimate(nan, nan, nan, 0, "nobody took anything")
     if what == "neighbours":
         every = choice.transitions(found, library, 1, resamples=0)
         return Estimate(float(every["n"].sum()), nan, nan, rollouts, "count of neighbours, no interval")

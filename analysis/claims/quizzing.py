@@ -126,9 +126,11 @@ def extreme(
     scoring: Scoring = "stored",
 ) -> Estimate:
     """The share of questions whose P(correct) is above or below a bound."""
+    if (above is None) == (below is None):
+        raise BadInput(f"give one bound, above or below; found {above!r} and {below!r}")
     quizzes = _read(frames, reading)
     p = quiz.scored(quizzes, scoring)
-    hit = p > above if above is not None else p < (nan if below is None else below)
+    hit = p > above if above is not None else p < below
     return quiz.pooled(quizzes.assign(hit=hit.astype("float64").where(p.notna())), "hit")
 
 
