@@ -25,7 +25,8 @@ def citations(frames: Frames, digits: tuple[int, int] = (1, 5)) -> pd.DataFrame:
     """Features that responses cite as [123] or #123, once per response: CITED.
 
     digits: how many a cited index has. shown_before: INSPECT or SEARCH showed it in an earlier round, so that the
-    model could know it. shown_ever: any call of the rollout showed or named it, later ones too.
+    model could know it. shown_ever: any call of the rollout showed or named it, later ones too, or a recorded text of
+    results lists it.
     """
     number = re.compile(rf"[\[#](\d{{{digits[0]},{digits[1]}}})(?!\d)")
     rows = [
@@ -37,7 +38,7 @@ def citations(frames: Frames, digits: tuple[int, int] = (1, 5)) -> pd.DataFrame:
     shown = frames.shown[frames.shown["rollout"].isin(made["rollout"]) & frames.shown["feature"].isin(made["feature"])]
     read = shown[shown["verb"].isin(["inspect", "search"])]
     named = frames.calls[frames.calls["feature"].isin(made["feature"])]
-    anywhere = set(_pairs(shown)) | set(_pairs(named))
+    anywhere = set(_pairs(shown)) | set(_pairs(named)) | _listed(frames, set(made["rollout"]))
     first = read.groupby(["rollout", "feature"])["round"].min().to_dict()
     pairs = list(zip(made["rollout"], made["feature"], strict=True))
     made["shown_before"] = [first.get(p, n) < n for p, n in zip(pairs, made["round"], strict=True)]
@@ -76,6 +77,16 @@ def confabulated(frames: Frames) -> pd.DataFrame:
     arrived = lines["rollout"].map(first)
     early = lines[(arrived.isna() | (lines["round"] <= arrived)).astype(bool)]
     return tallied(frames, wrote_results=ever(lines), wrote_results_first=ever(early))
+
+
+def _listed(frames: Frames, rollouts: set[str]) -> set[tuple[str, int]]:
+    """Features listed in the texts of results, where only those were recorded and a line may belong to no call."""
+    rounds = frames.rounds[frames.rounds["results"].notna() & frames.rounds["rollout"].isin(rollouts)]
+    return {
+        (str(r), int(found))
+        for r, results in rounds[["rollout", "results"]].itertuples(index=False)
+        for found in re.findall(r"\[(\d{1,6})\]", results)
+    }
 
 
 def _pairs(table: pd.DataFrame) -> list[tuple[str, int]]:

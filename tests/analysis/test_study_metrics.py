@@ -6,6 +6,7 @@ Knows no claim; tests/analysis/claims holds those.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,14 @@ def test_a_feature_that_is_shown_later_was_not_known(tmp_path: Path) -> None:
     found = grounding.grounded(told(tmp_path, story)).iloc[0]
     assert (found["cited"], found["cited_shown_ever"], found["cited_shown_before"]) == (5, 2, 1)
     assert found["grounded_share"] == 1 / 5
+
+
+def test_a_recorded_text_of_results_shows_a_feature_though_no_call_owns_the_line(tmp_path: Path) -> None:
+    frames = told(tmp_path, Story("a").say("I see [40] and [41]."))
+    text = pd.array(["Results:\n  [40] a label (similarity: 0.9)"], dtype="string")
+    rounds = frames.rounds.assign(results=text)
+    found = grounding.grounded(replace(frames, tables={**frames.tables, "rounds": rounds})).iloc[0]
+    assert (found["cited"], found["cited_shown_ever"], found["cited_shown_before"]) == (2, 1, 0)
 
 
 def test_results_that_the_model_wrote_itself(tmp_path: Path) -> None:
