@@ -109,19 +109,18 @@ def _print(made: Calibration, chosen: set[int]) -> None:
     from scenarios.look import plain
 
     table = Table(title=plain(f"Features of {made.dictionary_name}; {made.unit}"))
-    for heading in ("feature", "strength", "KL, nats", "apart (by chance)", "marking words", "unsteered", "breaks at"):
+    for heading in ("feature", "strength", "KL, nats", "breaks at", "words apart", "marking words"):
         table.add_column(heading, justify="left" if heading == "feature" else "right")
     shown = [one for one in made.features if one.feature in chosen]
     for one in shown:
         dose, none = one.chosen, one.doses[0]
         broken = "never" if one.breaks_at is None else f"{one.breaks_at:g}"
-        if dose is None:
-            table.add_row(plain(f"{one.feature} {one.label}"), "none", "", "", "", f"{none.marked:.1%}", broken)
-            continue
-        table.add_row(
-            plain(f"{one.feature} {one.label}"), f"{dose.strength:g}", f"{dose.kl:.2f}",
-            f"{dose.apart:.2f} ({dose.chance:.2f})", f"{dose.marked:.1%}", f"{none.marked:.1%}", broken,
+        measured = ("none", "", broken, "", "") if dose is None else (
+            f"{dose.strength:g}", f"{dose.kl:.2f}", broken, f"{dose.apart:.2f} ({dose.chance:.2f})",
+            f"{dose.marked:.0%} ({none.marked:.0%})",
         )  # fmt: skip
+        table.add_row(plain(f"{one.feature} {one.label}"), *measured)
+    table.caption = "In brackets: by chance (97.5%), and without steering."
     Console().print(table)
     passed = sum(one.passed for one in shown)
     Console().print(f"{passed} of {len(shown)} pass; two unsteered responses are "
