@@ -63,8 +63,8 @@ def attempts(frames: Frames) -> pd.DataFrame:
     """Every NAME( of a known tool in a response: ATTEMPTS. kind: call (first of its text), repeat, prose or broken.
 
     Known are NAMES and what the prompt of a rollout has as NAME(. call: what its tool takes stands between its
-    brackets. repeat: the same call again in its response. prose: three words before it in its line, or one if its
-    argument is missing: a mention. broken: the rest, an argument that cannot be read or a bracket left open.
+    brackets. repeat: the same call again in its response. prose: a mention, with three words before it in its line and
+    not in bold, or with one and no argument though it needs one. broken: the rest, an argument that cannot be read or a bracket left open.
     """
     prompts = dict(zip(frames.rollouts["rollout"], frames.rollouts["system"], strict=True))
     known = {r: {*NAMES, *_SIGNATURE.findall(p if isinstance(p, str) else "")} for r, p in prompts.items()}
@@ -115,6 +115,7 @@ def _kind(name: str, inside: str, closed: bool, line: str) -> str:
     fits = closed and (shape is None or shape.fullmatch(inside) is not None)
     before = len(_WORDS_BEFORE.findall(line))
     bare = shape is not None and shape is not _NOTHING and not inside.strip()
-    if closed and (before > 2 or (bare and before)):
+    marked = line.endswith(("*", "`"))  # models write calls amid sentences too, and then in bold
+    if closed and ((before > 2 and not marked) or (bare and before)):
         return "prose"
     return "call" if fits else "broken"

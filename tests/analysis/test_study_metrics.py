@@ -95,16 +95,17 @@ def test_attempts_are_told_apart(tmp_path: Path) -> None:
         "As you know, you can always use STEER_CLEAR() for that.\n"  # a mention
         "Use STEER() now.\n"  # no argument
         "SEARCH_FEATURES()\n"  # for nothing
+        "Let me see how I am, **INSPECT()** and then more.\n"  # amid a sentence, and meant
         "NOBODY(3) and print(3)"
     )
     frames = told(tmp_path, Story("a").say(text))
     kinds = tool_use.attempts(frames)[["name", "kind"]].to_numpy().tolist()
     assert kinds == [
         ["STEER", "call"], ["STEER", "repeat"], ["STEER", "broken"], ["SEARCH_FEATURES", "broken"],
-        ["STEER_CLEAR", "prose"], ["STEER", "prose"], ["SEARCH_FEATURES", "broken"],
+        ["STEER_CLEAR", "prose"], ["STEER", "prose"], ["SEARCH_FEATURES", "broken"], ["INSPECT", "call"],
     ]  # fmt: skip
     counts = tool_use.attempted(frames).iloc[0]
-    assert counts["attempts_in_text"] == 7
+    assert counts["attempts_in_text"] == 8
     assert (counts["repeated_in_text"], counts["prose_in_text"], counts["broken_in_text"]) == (1, 2, 3)
     assert counts["empty_searches"] == 1
 
