@@ -64,7 +64,8 @@ def attempts(frames: Frames) -> pd.DataFrame:
 
     Known are NAMES and what the prompt of a rollout has as NAME(. call: what its tool takes stands between its
     brackets. repeat: the same call again in its response. prose: a mention, with three words before it in its line and
-    not in bold, or with one and no argument though it needs one. broken: the rest, an argument that cannot be read or a bracket left open.
+    not in bold, or with one and no argument though it needs one. broken: the rest, an argument that cannot be read or
+    a bracket left open.
     """
     prompts = dict(zip(frames.rollouts["rollout"], frames.rollouts["system"], strict=True))
     known = {r: {*NAMES, *_SIGNATURE.findall(p if isinstance(p, str) else "")} for r, p in prompts.items()}
