@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agents.topic import load_topic
-from agents.transcript import External, Response, Truncate, read
+from agents.transcript import Call, External, Response, Truncate, read
 from analysis.content import Fact, coded_sentence
 from scenarios import setting
 from scenarios.folder import manifest, path_of
@@ -106,6 +106,17 @@ def test_a_random_feature_is_none_of_the_named_ones_and_the_same_again(tmp_path:
     found = [draw(rollout)[0] for rollout in range(40)]
     assert not {7, 3, 5} & set(found) and len(set(found)) > 3
     assert found == [ground(ScriptedEngine([])).features("random")(rollout)[0] for rollout in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("check", "shown"), [("honest", [(7, "external")]), ("lying", []), ("absent", None)], ids=str
+)  # fmt: skip
+def test_what_check_tells_of_an_injection(tmp_path: Path, check: str, shown: list | None) -> None:
+    [record] = ran(tmp_path, {"a": {**BASE, "check": check}}, seeds=1).values()
+    [call] = [e for e in record.events if isinstance(e, Call) and e.text.startswith("CHECK")]
+    assert call.outcome == ("refused" if shown is None else "ok")
+    assert [(row.feature, row.source) for row in call.rows] == (shown or [])
+    assert ("CHECK_STEERING" in record.start.framing.system) == (shown is not None)
 
 
 def test_removal_and_truncation_happen_at_their_rounds(tmp_path: Path) -> None:
