@@ -63,7 +63,10 @@ controls-scenarios: .venv/ready ## what is planted is found, what is not there i
 	$(BIN)/selfsteer controls --scenarios --strict
 
 bench: .venv/ready ## speed and memory against what people would use instead
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps steering-vectors==0.12.2 repeng==0.4.0
 	$(BIN)/python -m benchmarks.run --large
+	$(BIN)/python -m benchmarks.libraries
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.importing
 	$(BIN)/python -m benchmarks.inspect_logs $(if $(wildcard .venv-inspect/ready),--peer .venv-inspect/bin/python)
 

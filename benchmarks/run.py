@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.contestants import hook_loop, ours, published
 from benchmarks.work import Work, random_llama
-from scenarios.folder import versions
+from scenarios.folder import commit, versions
 from toolkit import organism
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.local import LocalEngine
@@ -101,18 +101,20 @@ def inspect_share(name: str, engine: LocalEngine, features: FeatureDictionary, r
     }
 
 
-def label_index() -> Row:
-    """Seconds to open a kept index of 65,536 labels and to answer a query; random vectors stand for a model's."""
+def label_index(count: int) -> Row:
+    """Seconds to open a kept index of `count` labels and to answer a query; random vectors stand for a model's."""
     import numpy as np
 
     from toolkit import search
 
-    texts = [f"label number {i}" for i in range(65_536)]
-    real, vectors = search.embed, np.random.default_rng(0).normal(size=(65_536, 384)).astype(np.float32)
+    texts = [f"label number {i}" for i in range(count)]
+    real, vectors = search.embed, np.random.default_rng(0).standard_normal((count, 384), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     search.embed = lambda asked, _embedder="": vectors[: len(asked)]
     try:
+        begun = time.perf_counter()
         LabelIndex(texts).search("x", 10)
+        built = time.perf_counter() - begun
         begun = time.perf_counter()
         index = LabelIndex(texts)
         index.search("x", 10)
@@ -127,7 +129,8 @@ def label_index() -> Row:
         "row": "kept label index: open and first query, s",
         "ratio": opened,
         "query_s": asked,
-        "work": "65,536 labels",
+        "build_s_without_embedding": built,
+        "work": f"{count:,} labels; a query {1000 * asked:.0f} ms; building, without embedding, {built:.1f} s",
     }
 
 
@@ -155,11 +158,12 @@ def main() -> None:
             growth(name, engine, features, options.repeats),
             inspect_share(name, engine, features, options.repeats),
         ]
-    rows.append(label_index())
-    store(rows)
+    rows += [label_index(65_536), label_index(1_000_000)]
+    store(rows, "engine")
 
 
-def store(rows: list[Row]) -> None:
+def store(rows: list[Row], name: str) -> None:
+    """Print the table, and keep it as results/NAME-MACHINE.json with machine, versions, commit and load."""
     table = Table(
         "what", "ratio", "lowest to highest", "target", "work", title=f"{torch.get_num_threads()} torch threads"
     )
@@ -169,14 +173,19 @@ def store(rows: list[Row]) -> None:
         table.add_row(str(row["row"]), f"{row['ratio']:.3g}", spread, str(row.get("target", "")), str(row["work"]))
     Console().print(table)
     RESULTS.mkdir(exist_ok=True)
+    machine = platform.processor() or platform.machine()
     facts = {
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": os.getloadavg(),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit(),
+        "versions": versions(),
     }
-    path = RESULTS / f"{time.strftime('%Y-%m-%d-%H%M%S')}.json"
-    path.write_text(json.dumps({**facts, "versions": versions(), "rows": rows}, indent=1) + "\n")
-    print(path)
+    path = RESULTS / f"{name}-{machine}-{os.cpu_count()}-cores.json"
+    path.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    print(f"load {os.getloadavg()[0]:.1f}; {path}")
 
 
 if __name__ == "__main__":
