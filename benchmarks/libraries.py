@@ -2,9 +2,9 @@
 
     python -m benchmarks.libraries            (make bench runs it)
 
-R rollouts of 200 prompt tokens and 128 new ones, on a random Llama (4 layers, d_model 256) with a random SAE of 16,384
-features. A library that can give the rows of a batch different vectors runs them in one batch; one that holds one vector
-at a time (steering-vectors) runs them one after the other. vllm-lens lives in its own venv: vllm_row.py.
+R rollouts of 200 prompt tokens and 128 new ones, on a random Llama (4 layers, d_model 256), SAE of 16,384 features. A
+library that can give the rows of a batch different vectors runs them in one batch; one that holds one vector at a time
+(steering-vectors) runs them one after the other. vllm-lens lives in its own venv: vllm_row.py.
 """
 
 from __future__ import annotations
