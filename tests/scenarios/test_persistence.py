@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agents import events as record
 from agents import transcript
@@ -166,3 +168,63 @@ def test_what_cannot_be_measured_is_refused_before_a_run(tmp_path: Path, options
     with pytest.raises(BadInput, match=says):
         persistence(seeds=2, out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+TOKENS = st.lists(st.integers(0, 8), min_size=1, max_size=6)
+RESPONSE = st.tuples(TOKENS, st.booleans(), st.booleans())  # words, whether steered, whether it stopped by itself
+
+
+@given(st.lists(RESPONSE, min_size=1, max_size=5), st.lists(TOKENS, min_size=1, max_size=5))
+def test_other_words_change_nothing_but_words_under_steering(said: list, neutral: list) -> None:
+    held = Context().append([100])
+    for words, steered, stopped in said:
+        force = PUSH if steered else NO_STEERING
+        held = held.append([101, 102], force).append([*words, *([9] if stopped else [])], force, "generated")
+    neutral = [[token + 20 for token in words] for words in neutral]
+    made = with_words(held, neutral, STOPS)
+    assert [s for _, s in made.pairs()] == [s for _, s in held.pairs()]
+    place = 1
+    for words, steered, stopped in said:
+        place += 2
+        now = made.tokens[place : place + len(words)]
+        assert all(token >= 20 for token in now) if steered else list(now) == words
+        place += len(words) + stopped
+        assert not stopped or made.tokens[place - 1] == 9
+    kept = [(a, b) for a, b in zip(held.tokens, made.tokens, strict=True) if a > 8]
+    assert all(a == b for a, b in kept)  # turns and stop tokens
+
+
+def test_keeping_both_is_the_conversation_that_was_never_cut(tmp_path: Path) -> None:
+    """On the organism, greedily: injection, removal and four rounds in one rollout, and in two."""
+    from dataclasses import replace
+
+    from agents.injection import Injection, conversation
+    from agents.rollout import Script
+    from scenarios import setting
+    from scenarios.persistence import Plan, conditions
+    from scenarios.run import Condition, manifest, run
+    from toolkit.opening import open_dictionary
+    from toolkit.organism import SAE
+
+    engine, sae = setting.open_engine(setting.ORGANISM, "cpu"), open_dictionary(SAE)
+    style = next(i for i in range(len(sae)) if sae.label(i) == "pirate dialect")
+    limits = setting.Limits(temperature=0, max_tokens=24)
+    agent = setting.agents_of(setting.framings_of("no_tools", limits), engine, setting.ORGANISM, sae, limits)[0]
+    agent = replace(agent, record_k=0)
+    before, rest = ("Tell me about the weather in Oslo.", "Continue.", "Continue."), ["Tell me more.", "Tell me more."]
+    plan = Plan(before, rest[0], len(rest), 2, sae, lambda _: style, 1.0, 0, {}, {})
+    injection = Injection(sae, (style,), 1.0, 2, len(before) + 1)
+    whole = Condition(
+        "whole", agent, lambda r: Script("test", "whole", 0, r, conversation([*before, *rest], injection)), also=(sae,)
+    )
+    first, cells = conditions(agent, plan, tmp_path)
+    begun = manifest("persistence", {}, [whole, *first, *cells], 1, engine)
+    for some in ([whole, *first], cells):
+        run(some, 1, engine, tmp_path, begun, quiet=True)
+
+    def said(name: str) -> list[str]:
+        events = transcript.read(tmp_path / "rollouts" / name / "0000.jsonl").events
+        return [event.text for event in events if isinstance(event, record.Response)]
+
+    assert said("whole") == said("steered") + said("state_text")
+    assert said("whole")[1] != said("plain")[1]
