@@ -12,6 +12,7 @@ the model runner that hooks can read. Its own steering is not used, because in 1
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,24 +47,49 @@ class Kept:
     residuals: dict[int, list[tuple[NDArray[np.int64], Tensor]]] = field(default_factory=dict)
 
 
-class Tables:
-    """Rows by digest, each with one [D] vector a layer; a row is given up when no request needs it and space is short.
+@dataclass
+class Wanted:
+    """The tokens of one step whose residuals are kept at one layer, so that they are taken out together.
 
-    Row 0 is zeros.
+    takers: request, positions. indices: where they stand in the step; `at` is all of them on the device.
     """
 
-    def __init__(self, layers: list[int], d_model: int, device: torch.device) -> None:
-        self.d_model, self.device = d_model, device
-        self.layers = {layer: torch.zeros(16, d_model, device=device) for layer in layers}
+    takers: list[tuple[Kept, NDArray[np.int64]]] = field(default_factory=list)
+    indices: list[NDArray[np.int64]] = field(default_factory=list)
+    at: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+    def add(self, kept: Kept, positions: NDArray[np.int64], indices: NDArray[np.int64]) -> None:
+        self.takers.append((kept, positions))
+        self.indices.append(indices)
+
+    def hand_out(self, layer: int, stream: Tensor) -> None:
+        parts = stream.split([len(positions) for _, positions in self.takers])
+        for (kept, positions), part in zip(self.takers, parts, strict=True):
+            kept.residuals.setdefault(layer, []).append((positions, part))
+
+
+class Tables:
+    """Rows by digest: one [D] vector at each layer that a row has ever acted on; row 0 is zeros.
+
+    A row is given up when no request needs it and space is short.
+    """
+
+    def __init__(self, owned: Iterable[int], d_model: int, device: torch.device) -> None:
+        self.owned, self.d_model, self.device = frozenset(owned), d_model, device
+        self.layers: dict[int, Tensor] = {}
+        self._size = 16
         self._rows: OrderedDict[str, int] = OrderedDict()
         self._users: dict[str, int] = {}
         self._free: list[int] = list(range(15, 0, -1))
 
     def acquire(self, row: Row) -> int:
+        """The place of a row, which is kept until as many calls of release."""
         if not row.digest:
             return 0
         if row.digest not in self._rows:
             self._rows[row.digest] = place = self._place()
+            for layer in self.owned.intersection(row.deltas) - set(self.layers):
+                self.layers[layer] = torch.zeros(self._size, self.d_model, device=self.device)
             for layer, table in self.layers.items():
                 delta = row.deltas.get(layer)
                 table[place] = 0.0 if delta is None else torch.tensor(delta, device=self.device)
@@ -81,10 +107,9 @@ class Tables:
                 self._free.append(self._rows.pop(digest))
                 del self._users[digest]
         if not self._free:
-            for layer, table in self.layers.items():
-                self.layers[layer] = torch.cat([table, torch.zeros_like(table)])
-            size = len(self._rows) + 1
-            self._free = list(range(2 * size - 1, size - 1, -1))
+            self.layers = {layer: torch.cat([table, torch.zeros_like(table)]) for layer, table in self.layers.items()}
+            self._free = list(range(2 * self._size - 1, self._size - 1, -1))
+            self._size *= 2
         return self._free.pop()
 
 
@@ -98,12 +123,14 @@ class Hooks:
         self.n_layers = int(config.get_total_num_hidden_layers())
         blocks = _discover_layer_modules(worker)
         self.device = self.runner.device
-        self.tables = Tables(sorted(blocks), int(config.get_hidden_size()), self.device)
+        self.tables = Tables(blocks, int(config.get_hidden_size()), self.device)
+        # of the workers that share a layer all see the same residuals, and one hands them on
+        self._speaks = worker.rank % worker.parallel_config.tensor_parallel_size == 0
         self.requests: dict[str, Kept] = {}
         self._internal: dict[str, Kept | None] = {}
         self._rows: Tensor | None = None
         self._steered = self._live = False
-        self._wanted: dict[int, list[tuple[Kept, int, int, int]]] = {}
+        self._wanted: dict[int, Wanted] = {}
         self._fired: set[int] = set()
         self.model.register_forward_pre_hook(self._before, with_kwargs=True)
         self.model.register_forward_hook(self._after)
@@ -151,10 +178,12 @@ class Hooks:
                 raise RuntimeError(f"vLLM computes position {int(positions[first])} where {begin} was expected")
             rows[first : first + stop - begin] = kept.rows[begin:stop]
             kept.added[begin:stop] = kept.plan_rows[begin:stop]
-            if kept.wanted[begin:stop].any():
-                layers = {*kept.plan.layers} | ({self.n_layers - 1} if kept.plan.score else set())
-                for layer in layers:
-                    self._wanted.setdefault(layer, []).append((kept, first, begin, stop))
+            where = np.flatnonzero(kept.wanted[begin:stop])
+            if len(where):
+                for layer in {*kept.plan.layers} | ({self.n_layers - 1} if kept.plan.score else set()):
+                    self._wanted.setdefault(layer, Wanted()).add(kept, where + begin, where + first)
+        for wanted in self._wanted.values():
+            wanted.at = torch.from_numpy(np.concatenate(wanted.indices)).to(self.device)
         self._steered = bool(rows.any())
         self._rows = torch.from_numpy(rows).to(self.device, non_blocking=True)
 
@@ -168,23 +197,23 @@ class Hooks:
                 return None
             self._fired.add(layer)
             hidden, residual = (output[0], output[1]) if isinstance(output, tuple) else (output, None)
-            if self._steered:
+            table = self.tables.layers.get(layer)
+            if self._steered and table is not None:
                 if hidden.shape[0] != len(self._rows):
                     raise RuntimeError(f"layer {layer} has {hidden.shape[0]} tokens, the step {len(self._rows)}")
                 # vLLM keeps the residual stream in two parts whose sum it is; adding to one adds to the sum
-                hidden = hidden + self.tables.layers[layer].index_select(0, self._rows).to(hidden.dtype)
+                hidden = hidden + table.index_select(0, self._rows).to(hidden.dtype)
                 output = (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-            for kept, first, begin, stop in self._wanted.get(layer, ()):
-                where = np.flatnonzero(kept.wanted[begin:stop])
-                at = torch.from_numpy(where + first).to(self.device)
-                stream = hidden[at] if residual is None else hidden[at] + residual[at]
-                kept.residuals.setdefault(layer, []).append((where + begin, stream))
+            if layer in self._wanted:
+                wanted = self._wanted[layer]
+                stream = hidden.index_select(0, wanted.at)
+                wanted.hand_out(layer, stream if residual is None else stream + residual.index_select(0, wanted.at))
             return output
 
         return after_block
 
     def _after(self, _model: object, _args: object, _output: object) -> None:
-        missed = set(self.tables.layers) - self._fired
+        missed = self.tables.owned - self._fired
         if self._live and missed:
             raise RuntimeError(f"the steering at layer {min(missed)} did not run; start vLLM with enforce_eager")
 
@@ -200,7 +229,9 @@ class Hooks:
             residuals[layer] = dict(zip(at, whole, strict=True))  # computed twice after a preemption: the later one
         found = {
             "added": kept.added,
-            "residuals": {layer: some for layer, some in residuals.items() if layer in kept.plan.layers},
+            "residuals": {
+                layer: some for layer, some in residuals.items() if layer in kept.plan.layers and self._speaks
+            },
             "scores": self._score(kept.plan, residuals.get(self.n_layers - 1, {})),
         }
         self.forget(name)
@@ -219,7 +250,7 @@ class Hooks:
 
         In float32 from the final norm on, as toolkit/engines/loading.py has it. None where the last layer is not.
         """
-        if not plan.score or self.n_layers - 1 not in self.tables.layers:
+        if not plan.score or self.n_layers - 1 not in self.tables.owned:
             return None
         head, shard = self.model.lm_head, self.model.lm_head.shard_indices
         scaling = self.model.logits_processor
