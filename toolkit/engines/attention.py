@@ -124,6 +124,7 @@ class Rows:
     positions: Tensor
     active: Tensor
     keys: int
+    _plans: dict[int | None, list[Piece]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -135,11 +136,13 @@ class Rows:
 
     def pieces(self, window: int | None, capacity: int) -> list[Piece]:
         """One call for all rows, whose keys are a view, masked."""
-        at = torch.arange(self.keys, device=self.lanes.device)
-        mask = at <= self.positions[:, None]
-        if window:
-            mask = mask & (at > self.positions[:, None] - window)
-        return [Piece(0, self.count, range(self.count), self.keys, mask)]
+        if window not in self._plans:
+            at = torch.arange(self.keys, device=self.lanes.device)
+            mask = at <= self.positions[:, None]
+            if window:
+                mask = mask & (at > self.positions[:, None] - window)
+            self._plans[window] = [Piece(0, self.count, range(self.count), self.keys, mask)]
+        return self._plans[window]
 
 
 class Attention:
