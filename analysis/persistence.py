@@ -88,29 +88,33 @@ def carried(frames: Frames, marks: Mapping[int, frozenset[str]]) -> pd.DataFrame
     """A row per response: conversation, condition, after (rounds since the removal), text and activation.
 
     text: share of its words that mark the feature; activation: the feature's mean over its tokens, NaN where the
-    reading was full without it. Rollouts that failed have no rows.
+    reading was full without it. Rollouts that failed have no rows. Raises BadInput for a feature without marks.
     """
     told = frames.rollouts[frames.rollouts["rollout"].isin(frames.counted)]
     recorded = frames.activations.groupby(["rollout", "round"]).size()
     values = frames.activations.set_index(["rollout", "round", "feature"])["value"]
     full = int(recorded.max()) if len(recorded) else 0
+    said = dict(iter(frames.rounds[frames.rounds["response"].notna()].groupby("rollout")))
     rows = []
-    for rollout, condition, conversation, said in told[["rollout", "condition", "number", "parameters"]].itertuples(
-        index=False
-    ):
-        feature, shift = int(said["feature"]), 0 if condition in CELLS else int(said["remove_at"]) - 1
-        mine = frames.rounds[(frames.rounds["rollout"] == rollout) & frames.rounds["response"].notna()]
-        for number_, response in mine[["round", "response"]].itertuples(index=False):
-            listed = int(recorded.get((rollout, number_), 0))
-            active = values.get((rollout, number_, feature))
-            # a reading that lists fewer features than the fullest one lists all that were active
-            quiet = 0.0 if listed < max(full, 1) or listed == int(_features(told, rollout)) else float("nan")
+    for rollout, condition, conversation, parameters, features in told[
+        ["rollout", "condition", "number", "parameters", "n_features"]
+    ].itertuples(index=False):
+        feature = int(parameters["feature"])
+        if feature not in marks:
+            raise BadInput(
+                f"marks.json has no words for feature {feature}, which {rollout} was injected with; restore it"
+            )
+        shift = 0 if condition in CELLS else int(parameters["remove_at"]) - 1
+        for at, response in said[rollout][["round", "response"]].itertuples(index=False) if rollout in said else ():
+            active, listed = values.get((rollout, at, feature)), int(recorded.get((rollout, at), 0))
+            # a reading that lists fewer features than the fullest one, or every feature, lists all that were active
+            quiet = 0.0 if listed < max(full, 1) or listed == features else float("nan")
             rows.append(
                 {
                     "conversation": conversation,
                     "condition": condition,
                     "feature": feature,
-                    "after": int(number_) - shift,
+                    "after": int(at) - shift,
                     "text": _share(str(response), marks[feature]),
                     "activation": quiet if active is None else float(active),
                 }
@@ -149,6 +153,8 @@ def tables(found: Persistence) -> list[Table]:
     how = next((e.how for e in found.parts.values()), "")
     life_how = next((e.how for e in found.half_lives.values()), "")
     n = max((e.n for e in found.parts.values()), default=0)
+    missing = sum(one.estimate.missing for one in found.levels if one.after is not None)
+    lost = f" {missing} values are missing: empty responses, or readings full without the feature." if missing else ""
     return [
         Table(
             "What goes on after the removal",
@@ -157,7 +163,7 @@ def tables(found: Persistence) -> list[Table]:
             "State: keys and values computed under steering are kept, else computed anew without. Words: the model's "
             "own are kept, else neutral ones of the same length. Under steering: the last response before the removal, "
             "its activation with what the steering adds. Half-life: of what goes beyond the conversation without "
-            f"injection, from round 1 on; never: not within these rounds. Levels: {how}. Half-lives: {life_how}.",
+            f"injection, from round 1 on; never: not within these rounds. Levels: {how}. Half-lives: {life_how}.{lost}",
         ),
         Table(
             "What it is owed to",
@@ -205,7 +211,3 @@ def _half_life(table: pd.DataFrame, measure: str, cell: str) -> stats.Estimate:
 def _share(response: str, marks: frozenset[str]) -> float:
     said = _WORD.findall(response.lower())
     return sum(word in marks for word in said) / len(said) if said else float("nan")
-
-
-def _features(told: pd.DataFrame, rollout: str) -> float:
-    return float(told.loc[told["rollout"] == rollout, "n_features"].iloc[0])

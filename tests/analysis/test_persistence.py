@@ -116,6 +116,8 @@ def test_rounds_are_counted_from_the_removal_and_words_against_the_marks(tmp_pat
     assert table.loc[("text_only", 1), "text"] == 0.25
     assert table.loc[("steered", 0), "activation"] == 1.0
     assert math.isnan(table.loc[("text_only", 1), "activation"])  # the fullest reading, and it is not in it
+    with pytest.raises(BadInput, match="no words for feature 7"):
+        carried(load(tmp_path), {8: frozenset({"arr"})})
 
 
 def test_marks_that_are_none_are_refused(tmp_path: Path) -> None:
