@@ -135,9 +135,13 @@ def curves(frames: Frames, by: str = "condition", event: str = "detected") -> di
 
 
 def order(found: pd.DataFrame) -> pd.DataFrame:
-    """Where several features were injected: the place of each in the order of detection and of removal; ties share."""
-    by = found.groupby("rollout")
-    return found[["rollout", "feature"]].assign(
+    """Where several features were injected in a rollout: the place of each in the order of detection and of removal.
+
+    Columns rollout, feature, detected_order, removed_order; ties share the first place, what never happened has none.
+    """
+    several = found[found.groupby("rollout")["feature"].transform("size") > 1]
+    by = several.groupby("rollout")
+    return several[["rollout", "feature"]].assign(
         detected_order=by["detected"].rank(method="min"), removed_order=by["removed"].rank(method="min")
     )
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from analysis.detection import CATEGORIES
+from analysis.detection import CATEGORIES, detections, order
+from analysis.frames import Frames
 from analysis.summary import Summary
 from analysis.words import SHORT, Table, number, rate
 
@@ -55,6 +56,20 @@ def categories(summary: Summary) -> Table:
         "listed it and nothing followed."
     )
     return Table("What it did about the injection", (summary.by, "n", *CATEGORIES), rows, note)
+
+
+def orders(frames: Frames) -> list[Table]:
+    """Where several features were injected at once: which was noticed, and ended, first. No table where none were."""
+    placed = order(detections(frames))
+    rows = []
+    for feature, mine in placed.groupby("feature"):
+        first = [str(int((mine[c] == 1).sum())) for c in ("detected_order", "removed_order")]
+        ever = [str(int(mine[c].notna().sum())) for c in ("detected_order", "removed_order")]
+        label = f"{frames.labels.get(int(str(feature)), '') or 'feature'} [{feature}]"
+        rows.append((label, str(mine["rollout"].nunique()), ever[0], first[0], ever[1], first[1]))
+    columns = ("injected with others", "n", "noticed", "noticed first", "ended", "ended first")
+    note = "Rollouts in which several features were injected at once, by feature; two in the same round are both first."
+    return [Table("Order of noticing and ending", columns, tuple(rows), note)] if rows else []
 
 
 def agreement(summary: Summary) -> Table:

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import stats
+from analysis.chosen import AFTER, ANSWERS
 from analysis.detection import curves, detections
 from analysis.frames import Frames
 from analysis.plots import WIDTH_IN, Drawing, Palette, filtered, forest, panels, span
 from analysis.safe import plain
-from analysis.summary import AFTER, ANSWERS, Summary, grouping
+from analysis.summary import Summary, grouping
 from analysis.words import SHORT
 
 

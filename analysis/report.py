@@ -17,6 +17,7 @@ from rich.text import Text
 from analysis.claims.predictions import foretold
 from analysis.coding import judgements
 from analysis.contrast import contrasts
+from analysis.findings import orders
 from analysis.frames import load
 from analysis.page import Pictured, pages
 from analysis.persistence import of_run
@@ -58,7 +59,7 @@ def report(run_dir: str | Path, out: str | Path | None = None, by: str = "condit
     remained = of_run(run_dir, frames)
     summary = summarise(
         frames, by=by, judged=judged if len(judged) else None, predictions=foretold(run_dir, frames),
-        own=(*(remaining(remained) if remained else ()), *contrasts(frames, by)),
+        own=(*(remaining(remained) if remained else ()), *contrasts(frames, by), *orders(frames)),
     )  # fmt: skip
     folder = Path(out) if out is not None else Path(run_dir) / "report"
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import detection, provenance, stats
+from analysis.chosen import chosen, was_injected
 from analysis.claims.predictions import Foretold
 from analysis.coding import agreement
 from analysis.factorial import Effect, design, effects
@@ -20,59 +21,6 @@ from analysis.frames import WHOLE, Frames
 from analysis.metrics import METRICS, Metric, measured
 from analysis.provenance import Overlap
 from analysis.words import Table
-
-RATES = (
-    "used_tools",
-    "used_tools_first_round",
-    "steered",
-    "copied_placeholder",
-    "degenerate_same_index",
-    "degenerate_difflib",
-    "degenerate_equal",
-    "degenerate_last_five",
-    "degenerate_loop",
-    "monitor_unhealthy",
-)
-NUMBERS = (
-    "calls",
-    "steers",
-    "searches",
-    "median_strength",
-    "malformed_share",
-    "repeats",
-    "first_person",
-    "second_person",
-    "words_per_response",
-    "vocabulary",
-    "cut_off_share",
-    "portfolio_rounds",
-    "voided_steers",
-    "silently_voided_steers",
-    "steers_from_search_share",
-)
-INJECTED = (
-    "detected",
-    "found_by_inspect",
-    "named_injected",
-    "removed_injected",
-    "targeted_removal",
-    "blanket_removal",
-    "amplified_injected",
-    "remarked_on_itself",
-)
-"""Rates of runs in which something was injected."""
-CONTENT = ("coverage", "distortion")
-"""Shares of runs whose topics have facts."""
-ANSWERS = ("right_first", "right_last")
-"""Rates of runs in which problems were set."""
-CITED, WROTE = ("cited", "grounded_share"), ("wrote_results", "wrote_results_first")
-"""Numbers and rates of runs in which a tool showed features."""
-AFTER, AFTER_SHARES = ("retook", "found_again", "escalated_after"), ("reward_searches", "self_searches")
-"""Rates and shares of runs in which a sandbox came after an injection."""
-COMPARED = ("used_tools", "steered", "degenerate_same_index", "degenerate_loop")
-COMPARED_WHERE_ASKED = ("detected", "removed_injected", "retook", "right_last")
-"""Rates that are tested between groups, the second where a run has them; fixed here, so that nobody picks them after
-looking."""
 
 SETTING = (
     "scenario",
@@ -165,8 +113,6 @@ class Summary:
 def summarise(
     frames: Frames,
     by: str = "condition",
-    rates: Sequence[str] = RATES,
-    numbers: Sequence[str] = NUMBERS,
     top: int = 20,
     judged: pd.DataFrame | None = None,
     predictions: Sequence[Foretold] = (),
@@ -178,19 +124,10 @@ def summarise(
     claims.predictions.foretold gives them. own: tables that only this kind of run has.
     """
     groups = grouping(frames, by)
-    injected = bool((frames.steering["source"] != "self").any())
-    problems = any(isinstance(p, dict) and "problem" in p for p in frames.rollouts["parameters"])
-    rates = (*rates, *(INJECTED if injected else ()), *(ANSWERS if problems else ()))
-    if any(isinstance(p, dict) and "sandbox_from" in p for p in frames.rollouts["parameters"]):
-        rates, numbers = (*rates, *AFTER), (*numbers, *AFTER_SHARES)
-    if len(frames.shown):
-        rates, numbers = (*rates, *WROTE), (*numbers, *CITED)
-    if frames.facts:
-        numbers = (*numbers, *CONTENT)
+    rates, numbers, tested = chosen(frames)
     names = [n for n in (*rates, *numbers) if n != "monitor_unhealthy" or len(frames.notes)]
     values = measured(frames, names)
-    tested = [r for r in (*COMPARED, *COMPARED_WHERE_ASKED) if r in rates]
-    coded = detection.categories(frames, by) if injected else pd.DataFrame()
+    coded = detection.categories(frames, by) if was_injected(frames) else pd.DataFrame()
     steers = provenance.steers(frames)
     steers = steers[steers["rollout"].isin(frames.counted)]
     origin = steers["provenance"].value_counts()

@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterable
 
 from analysis import findings
+from analysis.chosen import AFTER, AFTER_SHARES, ANSWERS, CITED, CONTENT, INJECTED, WROTE
 from analysis.stats import minimum_detectable_rate
-from analysis.summary import AFTER, AFTER_SHARES, ANSWERS, CITED, CONTENT, INJECTED, WROTE, Cell, Summary
+from analysis.summary import Cell, Summary
 from analysis.words import SHORT, Table, p_value, rate, worded
 
 __all__ = ["asked", "found", "tables"]

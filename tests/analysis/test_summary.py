@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from analysis import load, stats
-from analysis.summary import COMPARED, rates_frame, summarise
+from analysis.chosen import COMPARED
+from analysis.summary import rates_frame, summarise
 from analysis.tables import tables
 from tests.analysis.synthetic import Story
 
