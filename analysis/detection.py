@@ -30,16 +30,16 @@ COLUMNS = {
     "onset": "first round whose response was generated under it",
     "watched": "last round in which it could be noticed: before its removal by anybody, or the last with a response",
     "inspected": "first round in which an INSPECT listed it",
-    "shown": "first round in which any tool listed it (INSPECT, CHECK or SEARCH)",
+    "shown": "first round in which INSPECT or CHECK listed it; SEARCH lists what is asked for, not what is there",
     "checked": "first round in which a CHECK listed it as in force",
-    "named": "first round in which prose named it, by its label or number, after a tool had shown it",
+    "named": "first round in which prose named it, by its label or number, after it was shown",
     "removed": "first round in which a call of the model ended it",
     "removal": "targeted (REMOVE of it), blanket (CLEAR), or missing",
-    "removed_unseen": "ended by a CLEAR before any tool had shown it",
+    "removed_unseen": "ended by a CLEAR before it was shown",
     "amplified": "first round in which the model steered it further the same way, while it was in force",
     "countered": "first round in which the model steered it the other way, while it was in force",
     "readopted": "first round in which it steered the feature itself after the injection had ended",
-    "remarked": "first round with a remark on its own words before any tool had shown the feature",
+    "remarked": "first round with a remark on its own words before it was shown",
     "detected": "first round of: named, targeted removal, blanket removal after it was shown, countered, remarked",
     "category": "what it did, by the first action: " + ", ".join(CATEGORIES),
 }
@@ -176,7 +176,7 @@ def _coded(rollout: str, feature: int, state: pd.DataFrame, tables: _Tables) -> 
     row |= {"rollout": rollout, "feature": feature, "strength": strength, "onset": onset}
     row["inspected"] = _first(s["round"] for s in listed if s["verb"] == "inspect")
     row["checked"] = _first(s["round"] for s in listed if s["verb"] == "check")
-    row["shown"] = _first(s["round"] for s in listed)
+    row["shown"] = _first(s["round"] for s in listed if s["verb"] in ("inspect", "check"))
     ended = next(((c, _ending(c, feature)) for c in calls if _ending(c, feature)), None)
     if ended is not None:
         row["removed"], row["removal"] = int(ended[0]["round"]), ended[1]
@@ -187,7 +187,7 @@ def _coded(rollout: str, feature: int, state: pd.DataFrame, tables: _Tables) -> 
     row["countered"] = _first(r for r, s in own if s * strength < 0 and r <= over)
     row["readopted"] = _first(r for r, s in own if s * strength > 0 and r > over)
     row["watched"] = row["removed"] or min(in_force_to, max(int(r["round"]) for r in rounds))
-    told = [(int(r["round"]), str(r["prose"])) for r in rounds if r["round"] >= onset]
+    told = [(int(r["round"]), str(r["prose"])) for r in rounds if onset <= r["round"] <= in_force_to + 1]
     name = _naming(feature, {str(s["label"]) for s in listed} or {str(tables.labels.get(feature, ""))})
     row["named"] = _first(r for r, text in told if _before(row["shown"], r) and name.search(text))
     row["remarked"] = _first(r for r, text in told if not _before(row["shown"], r) and remarked(text))

@@ -176,3 +176,17 @@ def test_the_report_tells_what_became_of_the_injection(tmp_path: Path) -> None:
     assert not {"Noticing what was injected", "Agreement of coders"} & {
         t.title for t in tables(summarise(load(plain_run)))
     }
+
+
+def test_what_a_model_searched_for_itself_is_not_noticing(tmp_path: Path) -> None:
+    sought = story(0).say("SEARCH").search("pirates", 12).say("I like label 12.").say("label 12 again.")
+    row = coded(tmp_path, sought).loc["plain/0"]
+    assert pd.isna(row["shown"]) and pd.isna(row["named"]) and pd.isna(row["detected"])
+    assert row["category"] == "no detection"
+
+
+def test_what_is_named_long_after_the_experimenter_ended_it_is_not_noticed(tmp_path: Path) -> None:
+    told = inspect(story(0), 12).external().say("Rain.").say("Rain.").say("That was label 12.")
+    assert pd.isna(coded(tmp_path, told).loc["plain/0", "named"])
+    soon = inspect(story(1), 12).external().say("That was label 12.").say("Rain.")
+    assert coded(tmp_path, soon).loc["plain/1", "named"] == 3
