@@ -84,3 +84,13 @@ def test_a_rollout_that_was_given_a_conversation_replays() -> None:
     other = script(["Continue.", "Continue."], record.Given.of(context.under(Steering(), 1), closed=True))
     with pytest.raises(Exception, match="given"):
         replay(rollout(AGENT, other), events)
+
+
+def test_a_reply_that_was_cut_off_is_closed_by_the_next_turn() -> None:
+    context = Context().append([1]).append([7, 8], author="generated")
+    turns = {}
+    for closed in (True, False):
+        events = events_of(script(["Continue."], record.Given.of(context, closed)))
+        turns[closed] = next(e for e in events if isinstance(e, record.Turn))
+        assert turns[closed].tokens == AGENT.tokenizer.user_turn("Continue.", closed)
+    assert turns[True].tokens != turns[False].tokens

@@ -63,9 +63,9 @@ def test_two_groups_of_the_same_kind_are_no_farther_apart_than_chance_makes_them
 
 
 def test_kl_is_that_of_two_distributions() -> None:
-    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.25, 0.5])
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.125, 0.75, 0.125])
     a, b = (Scores(tuple(np.log(x)), 1.0, {}) for x in (p, q))
-    assert kl([a], [b]) == pytest.approx(0.5 * math.log(2) - 0.25 * math.log(2))
+    assert kl([a], [b]) == pytest.approx(0.5 * math.log(4) - 0.25 * math.log(3) + 0.25 * math.log(2))
     assert kl([a, b], [a, b]) == 0
 
 
