@@ -18,7 +18,7 @@ from tests.engines.test_local import DICTIONARY, engine_of, random_context, rand
 from tests.scenarios import driving
 from toolkit.context import Context
 from toolkit.engines import loading, memory, sampling
-from toolkit.engines.base import Failure, Generate, Read, Sampling, Score, run
+from toolkit.engines.base import Completion, Failure, Generate, Read, Sampling, Score, run
 from toolkit.engines.local import LocalEngine
 from toolkit.engines.scripted import ScriptedEngine
 from toolkit.errors import OutOfMemory
@@ -148,6 +148,26 @@ def test_a_shortage_while_drawing_takes_no_number_twice(tiny_llama, monkeypatch)
     expected = outcome(engine_of(tiny_llama, dtype="float32"))
     monkeypatch.setattr(sampling, "draw", draw)
     assert outcome(engine) == expected and len(said) == 2
+
+
+def test_a_shortage_while_starting_loses_no_answer(tiny_llama, monkeypatch) -> None:
+    said: list[str] = []
+    engine = engine_of(tiny_llama, say=said.append)
+    plain, calls = engine._store.acquire, []
+
+    def acquire(*args):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ERRORS[2]
+        return plain(*args)
+
+    monkeypatch.setattr(engine._store, "acquire", acquire)
+    bad = engine.submit(Read(Context().append([0, 5]), (0,), (99,)))  # no such layer
+    good = engine.submit(Generate(Context().append([0, 5, 9]), Sampling(0, 1, 4)))
+    finished = dict(engine.poll())
+    while more := engine.poll():
+        finished |= dict(more)
+    assert isinstance(finished[bad], Failure) and isinstance(finished[good], Completion) and said
 
 
 def test_what_does_not_fit_at_all_is_a_clear_error_and_the_engine_lives_on(tiny_llama, monkeypatch) -> None:

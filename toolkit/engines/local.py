@@ -161,7 +161,7 @@ class LocalEngine:
         while not finished and (self._waiting or self._active):
             step: list[tuple[Job, int]] = []
             try:
-                finished += self._admit()
+                self._admit(finished)
                 step = self._next_step()
                 if step:
                     self._compute(step)
@@ -183,9 +183,8 @@ class LocalEngine:
 
     # ------------------------------------------------------------------ one step
 
-    def _admit(self) -> list[tuple[int, Failure]]:
-        """Start waiting requests while there is room; those that cannot be carried out come back at once."""
-        failed = []
+    def _admit(self, finished: list[tuple[int, Result | Failure]]) -> None:
+        """Start waiting requests while there is room; those that cannot be carried out are finished at once."""
         while self._waiting and len(self._active) < self.most_rows:
             ticket, request = self._waiting[0]
             if not self._store.room(jobs.longest(request, self.info.window)):
@@ -194,11 +193,10 @@ class LocalEngine:
             try:
                 job = jobs.start(ticket, request, self.info, self._table, self._store, stops, self.keep_lanes)
             except SelfsteerError as error:
-                failed.append((ticket, Failure(error)))
+                finished.append((ticket, Failure(error)))
             else:
                 self._active.append(job)
             self._waiting.popleft()
-        return failed
 
     def _next_step(self) -> list[tuple[Job, int]]:
         """Jobs and how many of their new tokens to compute: all that add one token, then spans up to the chunk.
