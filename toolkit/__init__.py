@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.calibrate import Calibration, calibrated, load_calibration
     from toolkit.context import Context, Segment
     from toolkit.dictionary import FeatureDictionary
     from toolkit.engines.base import Completion, Generate, Read, Sampling, Score, check_steered, read_texts, run
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from toolkit.vectors import Vectors, extract, load_vectors, save_vectors
 
 _HOMES = {
+    "Calibration": "calibrate",
+    "calibrated": "calibrate",
+    "load_calibration": "calibrate",
     "Context": "context",
     "Segment": "context",
     "FeatureDictionary": "dictionary",
