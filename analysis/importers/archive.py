@@ -33,7 +33,7 @@ class Archive:
         self.path = path
         try:
             self._zip = ZipFile(path)
-        except (BadZipFile, OSError, struct.error) as error:
+        except (BadZipFile, OSError, struct.error, NotImplementedError, ValueError) as error:
             raise BadInput(f"{path.name} is not an .eval log: {error}") from error
         self._raw = path.open("rb")
         self._members = {info.filename: info for info in self._zip.infolist()}  # of two with one name the later counts
@@ -69,7 +69,7 @@ class Archive:
             whole = pa.Codec("zstd").decompress(packed, decompressed_size=info.file_size, asbytes=True)
             if zlib.crc32(whole) != info.CRC:
                 raise BadZipFile("its checksum is wrong")
-        except (BadZipFile, OSError, EOFError, struct.error, zlib.error, NotImplementedError, RuntimeError) as error:
+        except (BadZipFile, OSError, EOFError, struct.error, zlib.error, RuntimeError, ValueError) as error:
             raise BadInput(f"{self.path.name}: {name} is damaged ({error})") from error
         return bytes(whole)
 

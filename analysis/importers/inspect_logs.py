@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from analysis.bar import with_bar
 from analysis.importers import self_medication as study
 from analysis.importers import self_medication_store as kept
 from analysis.importers.archive import Archive
@@ -37,6 +38,11 @@ class Spec(BaseModel):
     task_args: dict[str, Any] = {}
     model: str = ""
     created: str = ""
+
+    @property
+    def name(self) -> str:
+        """The task without the package that it is from."""
+        return self.task.rpartition("/")[2]
 
 
 class Header(BaseModel):
@@ -106,8 +112,8 @@ def header(path: Path) -> Log:
             raise BadInput(f"{path.name}: {member} is not a log's header ({_first(error)})") from error
     spec = found.eval
     status = found.status if member == "header.json" else "started"
-    mine = study.is_cell(spec.task, spec.task_args)
-    cell = study.condition(spec.task, spec.task_args, _model(spec, path)) if mine else _generic_cell(spec)
+    mine = study.is_cell(spec.name, spec.task_args)
+    cell = study.condition(spec.name, spec.task_args, _model(spec, path)) if mine else _generic_cell(spec)
     return Log(path, status, spec, cell, mine)
 
 
@@ -117,7 +123,7 @@ def survey(path: Path) -> Survey:
     A success that ran before, an error and a log that broke off would all count the same rollouts again.
     """
     made, cells = Survey([]), dict[str, list[Log]]()
-    for each in files(path):
+    for each in with_bar(files(path), "looking at logs"):
         name = each.relative_to(path).as_posix() if path.is_dir() else each.name
         try:
             log = header(each)
@@ -146,7 +152,7 @@ def survey(path: Path) -> Survey:
 def read(path: Path) -> Iterator[Rollout]:
     """The rollouts of one log; a sample that cannot be read is one that failed. Raises BadInput for a whole log."""
     log = header(path)
-    keys = KEYS | {"events"} if log.of_study and study.has_quiz(log.spec.task) else KEYS
+    keys = KEYS | {"events"} if log.of_study and study.has_quiz(log.spec.name) else KEYS
     with Archive(path) as archive:
         for member in (name for name in archive.names if SAMPLE.match(name)):
             try:
@@ -171,7 +177,7 @@ def rollout(log: Log, sample: Sample) -> Rollout:
         made.add("rounds", **row)
     for scorer, score in (sample.scores or {}).items():
         _score(made, scorer, score, log.of_study)
-    if log.of_study and study.has_quiz(log.spec.task):
+    if log.of_study and study.has_quiz(log.spec.name):
         values = {name: score.value for name, score in (sample.scores or {}).items()}
         kept.quiz(made, log.spec.task_args, sample.store, values, sample.events)
     left = any(call.row["verb"] == "end_session" and call.row["outcome"] == "ok" for call in calls)
@@ -227,7 +233,7 @@ def _failed(log: Log, member: str, problem: str) -> Rollout:
 def _columns(log: Log) -> dict[str, Any]:
     spec = log.spec
     if log.of_study:
-        return study.cell(spec.task, spec.task_args, _model(spec, log.path))
+        return study.cell(spec.name, spec.task_args, _model(spec, log.path))
     return {"scenario": spec.task, "model": spec.model, "parameters": spec.task_args}
 
 

@@ -10,11 +10,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from pydantic import ValidationError
 
 from analysis import load
+from analysis.columns import TABLE
 from analysis.frames import Frames
 from analysis.importers import import_folder
 from analysis.importers.archive import Archive
+from analysis.importers.inspect_logs import Log, Sample, Spec, read, rollout, survey
+from analysis.importers.store import _array
 from analysis.report import report
 from tests.analysis.importers.synthetic_inspect import (
     answer,
@@ -306,6 +312,64 @@ def test_a_damaged_archive_is_one_clear_line(tmp_path: Path, spoil: str) -> None
         for name in archive.names:
             archive.bytes(name)
     assert "\n" not in str(error.value)
+
+
+FUZZED = free_play(0, "drugs", [("calm", 1.0, 0, False), ("focus", 2.0, 1, True)], told=[3], turns=4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=some.floats(0, 1), to=some.integers(0, 255), cut=some.booleans())
+def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path: Path, at: float, to: int, cut: bool) -> None:
+    """One byte replaced, or everything from there on gone."""
+    path = write_log(tmp_path / "x.eval", [FUZZED], "fp_real_drugs", REAL)
+    whole = bytearray(path.read_bytes())
+    place = int(at * (len(whole) - 1))
+    whole[place] = to
+    path.write_bytes(bytes(whole[:place] if cut else whole))
+    found = survey(path)
+    assert len(found.files) + len(found.problems) == 1
+    for file in found.files:
+        try:
+            assert all(r.of("rollouts", "ended") for r in read(file))
+        except BadInput as error:
+            assert "\n" not in str(error)
+
+
+JUNK = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=4),
+    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+PLACES = ["messages", "store", "scores", "metadata", "events", "error", "limit", "id", "epoch"]
+KEPT = ["history", "trip_sitter_verdicts", "trip_sitter_errors", "early_stopped", "logprob_letter_pool"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    where=some.sampled_from([*PLACES, *KEPT]),
+    junk=JUNK
+    | some.lists(
+        some.dictionaries(
+            some.sampled_from(["turn", "tool", "args", "role", "content", "tool_calls", "function"]), JUNK, max_size=4
+        )
+    ),
+)
+def test_whatever_a_sample_holds_it_is_read_or_refused(where: str, junk: Any) -> None:
+    """Any part of a sample replaced by anything: rows, or one line of what is wrong."""
+    made = json.loads(json.dumps(FUZZED))
+    if where in KEPT:
+        made["store"][f"DrugState:{where}"] = junk
+    else:
+        made[where] = junk
+    spec = Spec(task="calib_calm_d1_00", task_args={"drug": "calm", "introspection_primer": True})
+    log = Log(Path("x.eval"), "success", spec, "8b/cell", True)
+    try:
+        found = rollout(log, Sample.model_validate(made))
+    except (ValidationError, BadInput):
+        return
+    for table in found.rows:
+        for column in TABLE[table].columns:
+            _array(column, found.of(table, column.name), found)
 
 
 def test_a_member_is_read_up_to_what_is_wanted(tmp_path: Path) -> None:
