@@ -65,13 +65,15 @@ def coded_sentence(sentence: str, fact: Fact, markers: Collection[str]) -> Code:
     """One sentence against one fact.
 
     Distorted: it holds every term, and a marker within NEAR_WORDS words of a term or between two, not set off by
-    punctuation; or it holds every term but the last, which is a number, and holds another number in its place.
+    punctuation; or it holds every term but the last, which is a number, and holds another number in its place. A word
+    of the fact's own statement is no marker: it is not foreign there.
     """
+    foreign = set(markers) - set(words(fact.statement))
     *others, last = fact.terms
     places = [_places(sentence, group) for group in fact.terms]
     if all(places):
         return (
-            "distorted" if _in_slot(sentence, [p for group in places for p in group], markers) else "stated correctly"
+            "distorted" if _in_slot(sentence, [p for group in places for p in group], foreign) else "stated correctly"
         )
     numeric = all(NUMBER.fullmatch(spelling) for spelling in last)
     if numeric and others and all(places[:-1]) and NUMBER.search(sentence):
@@ -105,35 +107,51 @@ def sentences(frames: Frames, markers: Mapping[int, Collection[str]] | None = No
 def content(frames: Frames, markers: Mapping[int, Collection[str]] | None = None) -> pd.DataFrame:
     """Per rollout: share of its topic's facts stated correctly (coverage), and share distorted (distortion).
 
-    Apart: a fact can be both, in two sentences. NaN where the topic has no facts.
+    Apart: a fact can be both, in two sentences. NaN where the topic has no facts; where no words are known to mark
+    what was injected, whether a fact was distorted, and so whether it was stated correctly, is not known either: NaN.
     """
+    markers = marking(frames) if markers is None else markers
     facts, found = facts_of(frames.facts), sentences(frames, markers)
+    injected = frames.steering[(frames.steering["source"] != "self") & (frames.steering["strength"] != 0)]
+    unknown = set(injected.loc[~injected["feature"].isin(list(markers)), "rollout"])
     rows = {}
     for rollout, parameters in frames.rollouts[["rollout", "parameters"]].itertuples(index=False):
         about = facts.get(_topic(parameters), ())
         if about:
             mine = found[found["rollout"] == rollout]
             ways = (("coverage", "stated correctly"), ("distortion", "distorted"))
-            rows[rollout] = {n: mine.loc[mine["code"] == c, "fact"].nunique() / len(about) for n, c in ways}
+            shares = {n: mine.loc[mine["code"] == c, "fact"].nunique() / len(about) for n, c in ways}
+            rows[rollout] = dict.fromkeys(shares, float("nan")) if rollout in unknown else shares
     return per_rollout(frames, rows)
 
 
 def marking(frames: Frames) -> dict[int, frozenset[str]]:
-    """Words over-represented in responses under an injected feature, by feature, against responses under none.
+    """Words over-represented in responses under an injected feature, by feature, against responses under none of it.
 
-    Log-odds ratio with an informative Dirichlet prior (PRIOR times the pooled counts), z above MARKED_Z, at least
-    MARKED_COUNT uses. Source: Monroe, Colaresi and Quinn 2008, "Fightin' Words", section 3.5. Made from the run itself:
-    good for reading, not as a test.
+    Responses are held against others to the same round of the same topic alone: what is talked about changes from round
+    to round. A feature is left out if there are none, or it was injected in a single rollout. Log-odds ratio with an
+    informative Dirichlet prior (PRIOR times the pooled counts), z above MARKED_Z, at least MARKED_COUNT uses, in at
+    least two rollouts. Source: Monroe, Colaresi and Quinn 2008, "Fightin' Words", section 3.5. Made from the run
+    itself: good for reading, not as a test.
     """
+    topics = {r: _topic(p) for r, p in frames.rollouts[["rollout", "parameters"]].itertuples(index=False)}
     outside = frames.steering[(frames.steering["source"] != "self") & (frames.steering["strength"] != 0)]
-    under = outside.groupby(["rollout", "round"])["feature"].first()
-    said = frames.rounds[frames.rounds["response"].notna()].set_index(["rollout", "round"])["response"]
-    plain = Counter(w for text in said[~said.index.isin(under.index)] for w in words(text))
+    under = {int(str(f)): set(zip(g["rollout"], g["round"], strict=True)) for f, g in outside.groupby("feature")}
+    here = frames.rounds[frames.rounds["response"].notna()]
+    said = {(r, n): words(text) for r, n, text in here[["rollout", "round", "response"]].itertuples(index=False)}
     made = {}
-    for feature in under.unique():
-        rounds = under.index[under == feature]
-        marked = Counter(w for text in said[said.index.isin(rounds)] for w in words(text))
-        made[int(feature)] = frozenset(_over_represented(marked, plain))
+    for feature, at in under.items():
+        turns = [{(topics[r], n) for r, n in said if ((r, n) in at) is marked} for marked in (True, False)]
+        alike = {key: list(said[key]) for key in said if (topics[key[0]], key[1]) in turns[0] & turns[1]}
+        by_rollout: dict[str, list[str]] = {}
+        for (rollout, number), spoken in alike.items():
+            if (rollout, number) in at:
+                by_rollout.setdefault(rollout, []).extend(spoken)
+        if len(by_rollout) > 1:
+            marked = Counter(word for spoken in by_rollout.values() for word in spoken)
+            plain = Counter(word for key, spoken in alike.items() if key not in at for word in spoken)
+            shared = Counter(word for spoken in by_rollout.values() for word in set(spoken))
+            made[feature] = frozenset(w for w in _over_represented(marked, plain) if shared[w] > 1)
     return made
 
 

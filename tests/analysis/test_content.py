@@ -62,17 +62,43 @@ def test_coverage_and_distortion_are_apart_and_missing_without_facts(tmp_path: P
     assert sentences(frames, {12: PIRATE})["fact"].tolist() == ["rain", "rain"]
 
 
-def test_words_that_mark_an_injection_are_found(tmp_path: Path) -> None:
-    for seed in range(12):
-        told = Story("a", seed).say("The rain is fine and the wind is fine.").external(held(12, 0.6, "external"))
-        told.say("Arr the rain is scurvy and the wind is scurvy.").end().write(tmp_path)
-    found = marking(load(tmp_path))[12]
-    assert {"arr", "scurvy"} <= found and not {"the", "rain", "is"} & found
+def spoken(path: Path, marked: int, plain: int) -> Path:
+    """Rollouts whose first round is about the wind and whose second is about rain, `marked` of them under a pirate."""
+    for seed in range(marked + plain):
+        told = Story("a", seed, {"topic": "both"}).say("The wind is fine and the wind is mild.")
+        if seed < marked:
+            told.external(held(12, 0.6, "external"))
+        said = "Arr scurvy rain in Lima starts in June." if seed < marked else "The rain in Lima starts in June."
+        told.say(said).end().write(path)
+    facts = [{"id": "rain", "statement": RAIN.statement, "terms": [["rain", "rains"], "Lima", "June"]}]
+    (path / "facts.json").write_text(json.dumps({"both": facts}))
+    return path
+
+
+def test_words_that_mark_an_injection_are_told_from_those_of_its_rounds(tmp_path: Path) -> None:
+    found = marking(load(spoken(tmp_path, 12, 12)))[12]
+    assert found == {"arr", "scurvy"}, "rain, Lima and June are what that round is about, injected or not"
+
+
+@pytest.mark.parametrize(("marked", "plain"), [(12, 0), (1, 12)])
+def test_without_the_same_round_under_nothing_or_in_one_rollout_alone_distortion_is_missing(
+    tmp_path: Path, marked: int, plain: int
+) -> None:
+    frames = load(spoken(tmp_path, marked, plain))
+    assert marking(frames) == {}
+    assert content(frames)["distortion"].isna().sum() == marked
+    assert content(frames)["coverage"].isna().sum() == marked
+
+
+def test_a_word_of_the_fact_itself_is_not_foreign_to_it() -> None:
+    assert coded_sentence("The rain in Lima starts in June.", RAIN, {"of", "in"}) == "stated correctly"
+    assert coded_sentence("The rain in Lima scurvy in June.", RAIN, {"of", "scurvy"}) == "distorted"
 
 
 def test_the_report_says_coverage_and_distortion(tmp_path: Path) -> None:
-    summary = summarise(load(run_of(tmp_path)))
-    assert summary.cell("coverage", "a").n == 2 and summary.cell("coverage", "b").missing == 1
+    Story("b", 0, {"topic": "none"}).say("The rain in Lima starts in June.").end().write(tmp_path)
+    summary = summarise(load(spoken(tmp_path, 2, 2)))
+    assert summary.cell("coverage", "a").n == 4 and summary.cell("coverage", "b").missing == 1
     assert "What was said of the facts" in [t.title for t in tables(summary)]
 
 
