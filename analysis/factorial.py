@@ -17,6 +17,8 @@ from analysis.stats import Estimate
 from toolkit.errors import BadInput
 
 RESAMPLES = 4000
+FOLLOWS = ("features", "rounds", "asked")
+"""Parameters that follow from what is injected and from the topic, so that they are no factors of their own."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def design(frames: Frames) -> pd.DataFrame:
     rows = [p if isinstance(p, dict) else {} for p in here["parameters"]]
     levels = pd.DataFrame(rows, index=here.index).map(str, na_action="ignore").dropna(axis=1)
     within = levels.groupby(here["condition"]).nunique().max()
-    factors = [str(c) for c in levels if levels[c].nunique() > 1 and within.at[str(c)] == 1]
+    varying = [str(c) for c in levels if levels[c].nunique() > 1 and within.at[str(c)] == 1]
+    factors = [c for c in varying if c not in FOLLOWS]
     varied = levels[factors]
     crossing = np.prod([varied[c].nunique() for c in varied])
     return varied if len(varied.drop_duplicates()) == crossing else varied.iloc[:, :0]

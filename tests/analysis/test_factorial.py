@@ -80,6 +80,14 @@ def test_a_design_is_what_varies_where_every_combination_occurs(tmp_path: Path) 
     assert list(crossing(tmp_path / "c", ("r", "r"), ("r", "p"))) == ["theme"]
 
 
+def test_what_follows_from_a_factor_is_no_factor(tmp_path: Path) -> None:
+    for inject, features in (("style", ["330 pirate"]), ("random", ["7 rain", "9 wind"])):
+        for topic, rounds in (("a", 8), ("b", 6)):
+            parameters = {"inject": inject, "topic": topic, "rounds": rounds, "asked": rounds - 3, "features": features}
+            Story(f"{inject}_{topic}", 0, parameters).say("x").end().write(tmp_path)
+    assert list(design(load(tmp_path))) == ["inject", "topic"]
+
+
 def test_the_report_says_the_effects_that_were_planted(tmp_path: Path) -> None:
     for story in ("r", "p"):
         for theme in ("a", "b"):
