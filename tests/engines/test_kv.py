@@ -88,6 +88,36 @@ def test_of_more_than_the_budget_holds_the_last_used_stay() -> None:
     assert [int(one.tokens[0]) for one in store.away] == [10, 20]
 
 
+def test_what_was_reserved_suffices_for_contexts_that_come_and_go() -> None:
+    """Four rollouts abreast, of five rounds each and then another in its place: lanes stay near four."""
+    store = KVStore()
+    store.reserve(5, 20)
+    contexts = [[n] for n in range(4)]
+    for turn in range(60):
+        for place in range(4):
+            if (turn + place) % 5 == 0:
+                contexts[place] = [1000 + 10 * turn + place]
+            contexts[place] = [*contexts[place], turn]
+            lane, reused = filled(store, contexts[place], keep=256)
+            assert reused == (len(contexts[place]) - 1 if len(contexts[place]) > 2 else 0)
+            store.release(lane)
+    assert len(store.lanes) <= 12
+
+
+@pytest.mark.parametrize("branches", [2, 3])
+def test_contexts_that_are_all_in_use_are_all_kept(branches: int) -> None:
+    store = KVStore()
+    store.reserve(5, 20)
+    contexts = [[n] for n in range(4 * branches)]
+    for turn in range(8):
+        for place, context in enumerate(contexts):
+            contexts[place] = [*context, turn]
+            lane, reused = filled(store, contexts[place], keep=256)
+            assert reused == (turn and turn + 1)
+            store.release(lane)
+    assert len(store.lanes) == 4 * branches
+
+
 def test_what_does_not_fit_the_host_crowds_out_nothing() -> None:
     store = KVStore(budget=256 * TOKEN, host_budget=10 * TOKEN)
     for tokens in ([1, 2, 3], list(range(20, 40)), [7]):

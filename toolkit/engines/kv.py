@@ -15,6 +15,8 @@ from torch import Tensor
 
 from toolkit.engines.memory import places
 
+STALE = 6  # times the number of lanes: acquired and released so often since, a lane is taken to be out of use
+
 
 @dataclass(eq=False)
 class Lane:
@@ -80,7 +82,7 @@ class KVStore:
         to hold before idle ones, least recently used first, are used for others.
         """
         self._clock += 1
-        keep = min(keep, self.affordable(longest), self._reserved[0] or keep)
+        keep = min(keep, self.affordable(longest))
         self._give_up(keep)
         best, shared = self._best(tokens, rows, most)
         if best is not None and not best.busy and best.index >= 0 and shared >= best.length - 1:
@@ -105,14 +107,16 @@ class KVStore:
 
     def _place(self, keep: int) -> Lane:
         """An empty lane, else a new one while there are fewer than `keep`, else the idle one least recently used, else
-        a new one."""
+        a new one. Beyond what was reserved, an idle one that nobody came back to for long goes before a new one."""
         idle = [lane for lane in self.lanes if not lane.busy]
-        if all(lane.length for lane in idle) and (len(self.lanes) < keep or not idle):
-            self.lanes.append(Lane(len(self.lanes)))
-            return self.lanes[-1]
-        lane = min(idle, key=lambda one: (one.length > 0, one.last_used))
-        self._park(lane)
-        return lane
+        if idle:
+            lane = min(idle, key=lambda one: (one.length > 0, one.last_used))
+            stale = self._clock - lane.last_used > STALE * len(self.lanes) and 0 < self._reserved[0] <= len(self.lanes)
+            if not lane.length or stale or len(self.lanes) >= keep:
+                self._park(lane)
+                return lane
+        self.lanes.append(Lane(len(self.lanes)))
+        return self.lanes[-1]
 
     def room(self, longest: int) -> bool:
         """Whether one more request of `longest` tokens keeps to the budget; always true while none is under way."""
@@ -177,8 +181,8 @@ class KVStore:
     # ------------------------------------------------------------------ the stores
 
     def reserve(self, lanes: int, tokens: int) -> None:
-        """Make room for so many lanes of so many tokens at once, as far as the budget goes, and keep to that number
-        of lanes from now on unless more are under way."""
+        """Make room for so many lanes of so many tokens at once, as far as the budget goes. From now on there are more
+        lanes only while more contexts than that are in use."""
         self._reserved = (min(lanes, self.affordable(tokens)), places(tokens))
         if self._keys:
             self._shape(max(len(self.lanes), self._reserved[0]), max(self._places(), self._reserved[1]))
