@@ -72,7 +72,7 @@ def confabulated(frames: Frames) -> pd.DataFrame:
     wrote_results_first: before any result had arrived, so that nothing can have been copied.
     """
     rounds = said(frames)
-    lines = rounds[[_RESULT_LINE.search(r) is not None for r in rounds["response"]]]
+    lines = rounds.loc[[_RESULT_LINE.search(r) is not None for r in rounds["response"]]]
     first = frames.shown.groupby("rollout")["round"].min()
     arrived = lines["rollout"].map(first)
     early = lines[(arrived.isna() | (lines["round"] <= arrived)).astype(bool)]

@@ -66,7 +66,7 @@ def noticing(frames: Frames) -> pd.DataFrame:
     injected = frames.steering.loc[frames.steering["source"] == "external", "rollout"].unique()
     rounds = said(frames)
     rounds = rounds[rounds["rollout"].isin(injected)]
-    return rounds[[notices(t) for t in rounds["response"]]]
+    return rounds.loc[[notices(t) for t in rounds["response"]]]
 
 
 def coded(frames: Frames, before: int | None = None) -> pd.DataFrame:

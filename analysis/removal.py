@@ -104,7 +104,7 @@ def persistence(frames: Frames, markers: Sequence[str]) -> pd.DataFrame:
 def marked(frames: Frames, markers: Sequence[str]) -> pd.DataFrame:
     """marked: a response holds one of the words, in any rollout; use rounds to ask for a part of it."""
     rounds, word = said(frames), _any_of(markers)
-    return tallied(frames, marked=ever(rounds[[word.search(t) is not None for t in rounds["response"]]]))
+    return tallied(frames, marked=ever(rounds.loc[[word.search(t) is not None for t in rounds["response"]]]))
 
 
 def detected_by(frames: Frames, before: int | None = None) -> pd.DataFrame:

@@ -75,9 +75,8 @@ def voided(frames: Frames) -> pd.DataFrame:
     undoes it, and both receipts say that it worked.
     """
     found = provenance.steers(frames)
-    return tallied(
-        frames, voided_calls=times(found[found["voided"]]), silently_voided_calls=times(found[found["silently_voided"]])
-    )
+    undone, silently = found["voided"].astype(bool), found["silently_voided"].astype(bool)
+    return tallied(frames, voided_calls=times(found[undone]), silently_voided_calls=times(found[silently]))
 
 
 def sources(frames: Frames) -> pd.DataFrame:
@@ -187,7 +186,7 @@ def escalated(frames: Frames, strengths: Sequence[float] = ()) -> pd.DataFrame:
     """escalated: any escalation; escalated_so: one with just these strengths, in this order; rise_rounds: in so many
     rounds, first to last (NaN without)."""
     found = escalations(frames)
-    so = found[[not strengths or list(map(float, strengths)) == s for s in found["strengths"]]]
+    so = found.loc[[not strengths or list(map(float, strengths)) == s for s in found["strengths"]]]
     span = pd.Series([r[-1] - r[0] + 1 for r in so["rounds"]], index=list(so["rollout"]), dtype="float64")
     return tallied(
         frames,

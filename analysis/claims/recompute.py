@@ -6,7 +6,7 @@ Knows no file format and no screen. One metric is computed once for all claims t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from analysis.metrics import Metric
 from analysis.searches import Embed
 from analysis.stats import Estimate
 from toolkit.errors import BadInput
+
+Family = tuple[Callable[..., pd.DataFrame], str]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def recompute(study: Study, frames: Frames, embed: Embed | None = None) -> Itera
     embed: texts to unit vectors, for queries by meaning; without it they are undefined and count as not checked.
     """
     data = Data(frames, embed)
+    for claim in study.claims:
+        for definition, filters in zip(claim.definitions, claim.filters, strict=True):
+            data.expect(definition, filters)
     for claim in with_bar(study.claims, "recomputing claims"):
         for definition, filters in zip(claim.definitions, claim.filters, strict=True):
             estimate, absent = estimated(data, definition, filters)
@@ -82,8 +87,9 @@ def estimated(data: Data, d: Definition, filters: Mapping[str, Any]) -> tuple[Es
         return of(*groups, **d.parameters), False
     assert d.metric is not None
     assert d.aggregate is not None
-    values = data.values(queries.metric(d.metric), d.parameters, d.rounds, d.cut_off)
-    over = data.values(queries.metric(d.over), d.over_parameters, d.rounds, d.cut_off) if d.over else None
+    both = [*first, *second]
+    values = data.values(queries.metric(d.metric), d.parameters, d.rounds, d.cut_off, both)
+    over = data.values(queries.metric(d.over), d.over_parameters, d.rounds, d.cut_off, both) if d.over else None
     groups_of = data.column(d.across) if d.across else None
 
     def sample(ids: list[str]) -> Sample:
@@ -102,7 +108,9 @@ class Data:
     def __init__(self, frames: Frames, embed: Embed | None) -> None:
         self.frames, self.embed = frames, embed
         self._columns: dict[str, pd.Series[Any]] = {}
-        self._families: dict[tuple[Callable[..., pd.DataFrame], str], pd.DataFrame] = {}
+        self._families: dict[Family, pd.DataFrame] = {}
+        self._expected: dict[Family, set[str]] = {}
+        self._some: dict[tuple[frozenset[str], object, str], Frames] = {}
         self._only: tuple[object, Frames] | None = None
         self._cut: dict[tuple[tuple[int, int] | None, str], Frames] = {}
 
@@ -127,15 +135,46 @@ class Data:
         values = [v.get(inner) if isinstance(v, dict) else None for v in rollouts[outer]] if inner else rollouts[outer]
         return pd.Series(list(values), index=rollouts["rollout"], dtype=object)
 
+    def expect(self, d: Definition, filters: Mapping[str, Any]) -> None:
+        """Says what will be asked: a metric is then computed once, for the rollouts of all that ask and no others."""
+        ids = {*self.picked(filters), *(self.picked({**filters, **d.against}) if d.against else ())}
+        for name, parameters in ((d.metric, d.parameters), (d.over, d.over_parameters)):
+            if name is not None:
+                self._expected.setdefault(_family(queries.metric(name), parameters, d.rounds, d.cut_off), set()).update(
+                    ids
+                )
+
     def values(
-        self, metric: Metric, parameters: Mapping[str, Any], rounds: tuple[int, int] | None, cut_off: str
+        self,
+        metric: Metric,
+        parameters: Mapping[str, Any],
+        rounds: tuple[int, int] | None,
+        cut_off: str,
+        ids: Iterable[str],
     ) -> pd.Series[float]:
-        """The metric of every rollout."""
-        key = (metric.measure, json.dumps([parameters, rounds, cut_off], sort_keys=True))
-        if key not in self._families:
+        """The metric of these rollouts at least."""
+        key = _family(metric, parameters, rounds, cut_off)
+        expected = self._expected.setdefault(key, set())
+        if key not in self._families or not expected.issuperset(ids):
+            expected.update(ids)
             embed = {"embed": self.embed} if metric.name in exploring.EMBEDS else {}
-            self._families[key] = metric.measure(self._frames(rounds, cut_off), **parameters, **embed)
+            frames = self._of(frozenset(expected), rounds, cut_off)
+            self._families[key] = metric.measure(frames, **parameters, **embed)
         return self._families[key][metric.name]
+
+    def _of(self, ids: frozenset[str], rounds: tuple[int, int] | None, cut_off: str) -> Frames:
+        """The frames of these rollouts for a metric: `activations` keeps the others too, as cutting it costs more than
+        it saves, and a metric has a row per rollout of `rollouts` whatever else there is."""
+        key = (ids, rounds, cut_off)
+        if key not in self._some:
+            frames = self._frames(rounds, cut_off)
+
+            def table(name: str) -> pd.DataFrame:
+                whole = frames.tables[name]
+                return whole if name == "activations" else _rows(whole, whole["rollout"].isin(ids))
+
+            self._some[key] = replace(frames, tables=Tables(table))
+        return self._some[key]
 
     def only(self, ids: list[str], rounds: tuple[int, int] | None, cut_off: str) -> Frames:
         """The frames of these rollouts. Claims about the same ones come after each other, so that the last is kept."""
@@ -164,6 +203,11 @@ class Data:
 
             self._cut[(rounds, cut_off)] = replace(frames, tables=Tables(table))
         return self._cut[(rounds, cut_off)]
+
+
+def _family(metric: Metric, parameters: Mapping[str, Any], rounds: tuple[int, int] | None, cut_off: str) -> Family:
+    """Metrics that are computed together."""
+    return metric.measure, json.dumps([dict(parameters), rounds, cut_off], sort_keys=True)
 
 
 def _rows(table: pd.DataFrame, keep: pd.Series[Any]) -> pd.DataFrame:

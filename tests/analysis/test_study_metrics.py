@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from analysis import degeneration, grounding, published_coder, removal, searches, steered, tool_use, wording
+from analysis.claims import exploring
 from analysis.claims.aggregates import AGGREGATES, Sample
 from analysis.frames import Frames, load
 from tests.analysis.synthetic import Story, held
@@ -332,3 +334,17 @@ def test_groups_without_a_denominator_are_no_extremes() -> None:
     empty = Sample(values * np.nan, over, sample.groups)
     for name in ("largest", "smallest", "spread", "sum", "maximum", "mean", "share", "ratio"):
         assert math.isnan(AGGREGATES[name].of(empty, empty).value), name
+
+
+@pytest.mark.parametrize("responses", [0, 1])
+def test_every_metric_of_a_study_stands_a_rollout_in_which_nothing_happened(tmp_path: Path, responses: int) -> None:
+    story = Story("a")
+    frames = told(tmp_path, story.say("") if responses else story.end("window"))
+    needed: dict[str, Any] = {
+        "texts": ["x"], "word": "x", "concepts": ["x"], "embed": letters, "features": [1], "markers": ["x"],
+    }  # fmt: skip
+    for metric in exploring.COUNTS.values():
+        takes = signature(metric.measure).parameters
+        found = metric.measure(frames, **{k: v for k, v in needed.items() if k in takes})
+        assert list(found.index) == ["a/0"], metric.name
+        assert metric.name in found, metric.name
