@@ -5,7 +5,8 @@ Knows no conversation. A level of any factor is a value that lands in the agent,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from agents.rollout import Agent
     from toolkit.dictionary import FeatureDictionary
     from toolkit.engines.base import Engine
+    from toolkit.tools import Verb
 
 Inject = Annotated[
     str | None, typer.Option(help="style, topic, random, none, a feature by number or label; style+style for two.")
@@ -110,9 +112,15 @@ def framed(framing: str, cell: Cell, limits: setting.Limits) -> framings.Framing
     if check not in CHECKS:
         raise BadInput(f"check {check!r} is unknown; use one of {', '.join(CHECKS)}")
     other = TOLD.get(tools, {}).get(framing, framing if TOOLS[tools] else "no_tools")
+    if check != "absent" and not TOOLS[tools]:
+        raise BadInput(f"check {check} needs tools, and tools {tools} offers none; give --check absent there")
     told = setting.framings_of(other, limits)[0]
-    wanted = set(TOOLS[tools]) - ({"check"} if check == "absent" else set())
-    return hinted(replace(told, tools=tuple(verb for verb in told.tools if verb in wanted)), cell["hint"])
+    offered: list[Verb] = [verb for verb in told.tools if verb in TOOLS[tools] and verb != "check"]
+    if check != "absent":  # CHECK is a factor of its own: it stands where the framing has it, or last
+        offered.insert(
+            told.tools.index("check") if "check" in told.tools and tools == "full" else len(offered), "check"
+        )
+    return hinted(replace(told, tools=tuple(offered)), cell["hint"])
 
 
 @dataclass(frozen=True)
@@ -151,31 +159,45 @@ class Ground:
     def features(self, inject: str) -> Callable[[int], tuple[int, ...]]:
         """Which features the rollout with a given number gets; () for none. style+style are two of the styles.
 
-        Raises BadInput for a style or topic that was not said, more of them than there are, and unknown features.
+        Raises BadInput for a style or topic that was not said, more of them than there are, unknown features, and a
+        rollout that would get one feature twice.
         """
         parts = [] if inject == "none" else [part.strip() for part in inject.split("+")]
         draws = [self._draw(part, parts[:place].count(part)) for place, part in enumerate(parts)]
         if any(parts.count(part) > len(pool) for part, pool in self.pools.items()):
             raise BadInput(f"{inject}: more than were named; name more, by number or label")
-        return lambda rollout: tuple(dict.fromkeys(draw(rollout) for draw in draws))
+
+        def features(rollout: int) -> tuple[int, ...]:
+            found: list[int] = []
+            for draw in draws:
+                found.append(draw(rollout, found))
+            return tuple(found)
+
+        for rollout in range(self.seeds if len(parts) > 1 else 0):
+            if len(set(features(rollout))) < len(parts):
+                raise BadInput(f"{inject}: rollout {rollout} would get features {features(rollout)}; name others")
+        return features
 
     def injected(self, draw: Callable[[int], tuple[int, ...]]) -> list[str]:
         """Every feature that some rollout of a condition gets, by number and true label: what a manifest shows."""
         every = dict.fromkeys(feature for rollout in range(self.seeds) for feature in draw(rollout))
         return [f"{feature} {self.true.label(feature)}" for feature in every]
 
-    def _draw(self, part: str, place: int) -> Callable[[int], int]:
-        """The feature of each rollout for one part of what is injected, the place-th of its kind."""
+    def _draw(self, part: str, place: int) -> Callable[[int, Sequence[int]], int]:
+        """The feature of each rollout for one part of what is injected, the place-th of its kind.
+
+        It is told what the rollout has already, which no random draw repeats.
+        """
         from agents.injection import drawn, find
 
         if part == "random":
             named = [feature for pool in self.pools.values() for feature in pool]
-            return lambda rollout: drawn(self.true, named, self.seed, "injected", rollout, place)
+            return lambda rollout, taken: drawn(self.true, [*named, *taken], self.seed, "injected", rollout, place)
         if part in POOLS:
             pool = _pool(self.pools, part)
-            return lambda rollout: pool[(rollout + place) % len(pool)]
+            return lambda rollout, _: pool[(rollout + place) % len(pool)]
         feature = find(self.true, part)
-        return lambda rollout: feature
+        return lambda rollout, _: feature
 
 
 def open_ground(options: Mapping[str, Any], limits: setting.Limits, cells: Mapping[str, Cell]) -> Ground:
@@ -245,11 +267,14 @@ def _level(factor: str, level: str) -> str:
 
 
 def strength_of(cell: Cell) -> float:
-    """Raises BadInput for a strength that is no number."""
+    """Raises BadInput for a strength that is no finite number."""
     try:
-        return float(cell["strength"])
+        strength = float(cell["strength"])
     except ValueError:
-        raise BadInput(f"strength {cell['strength']!r} is not a number; use 0.6, say") from None
+        strength = math.nan
+    if not math.isfinite(strength):
+        raise BadInput(f"strength {cell['strength']!r} is not a number; use 0.6, say")
+    return strength
 
 
 def _organisms() -> dict[str, str]:
@@ -265,8 +290,15 @@ def _organisms() -> dict[str, str]:
     }
 
 
-def check_rounds(rounds: int, **named: int | None) -> None:
-    """Raises BadInput for a round that the conversation does not have."""
+def check_rounds(
+    rounds: int, inject_at: int | None = None, remove_at: int | None = None, forget_at: int | None = None
+) -> None:
+    """Raises BadInput for a round that the conversation does not have, and for an end before the beginning."""
+    named = {"inject_at": inject_at, "remove_at": remove_at, "forget_at": forget_at}
     for what, number in named.items():
         if number is not None and not 1 <= number <= rounds:
             raise BadInput(f"{what.replace('_', '-')} {number}: the conversation has rounds 1 to {rounds}")
+    if inject_at is not None and remove_at is not None and remove_at <= inject_at:
+        raise BadInput(f"remove-at {remove_at}: what is injected in round {inject_at} can end in a later one alone")
+    if forget_at == 1:
+        raise BadInput("forget-at 1: there is no history before round 1; leave it out, or name a later round")

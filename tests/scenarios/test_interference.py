@@ -14,7 +14,7 @@ from agents.transcript import Call, External, Response, Truncate, read
 from analysis.content import Fact, coded_sentence
 from scenarios import setting
 from scenarios.folder import manifest, path_of
-from scenarios.injecting import Ground, check_calibrated, crossed, differing
+from scenarios.injecting import Ground, check_calibrated, check_rounds, crossed, differing, strength_of
 from scenarios.interference import BASE, NAME, OWN, PRESETS, TOPICS, When, cells, conditions
 from scenarios.run import run
 from tests.scenarios.telling import conversation, seen_before
@@ -108,6 +108,19 @@ def test_a_random_feature_is_none_of_the_named_ones_and_the_same_again(tmp_path:
     assert found == [ground(ScriptedEngine([])).features("random")(rollout)[0] for rollout in range(40)]
 
 
+def test_as_many_features_are_drawn_at_random_as_were_asked_for() -> None:
+    draw = ground(ScriptedEngine([]), seeds=40).features("random+random+random")
+    assert all(len(set(draw(rollout))) == 3 for rollout in range(40))
+
+
+@pytest.mark.parametrize("tools", ["full", "look", "inspect"])
+@pytest.mark.parametrize("check", ["absent", "honest", "lying"])
+def test_check_is_a_factor_of_its_own_whatever_the_tools(tools: str, check: str) -> None:
+    told = ground(ScriptedEngine([])).agent({**BASE, "tools": tools, "check": check})
+    assert ("check" in told.framing.tools) == ("CHECK_STEERING" in told.system) == (check != "absent")
+    assert ("steer" in told.framing.tools) == (tools == "full")
+
+
 @pytest.mark.parametrize(
     ("check", "shown"), [("honest", [(7, "external")]), ("lying", []), ("absent", None)], ids=str
 )  # fmt: skip
@@ -163,6 +176,11 @@ def test_factors_are_crossed_with_presets_and_named_apart() -> None:
         (lambda: load_topic("moon", TOPICS), "topic 'moon' is unknown; use one of formal"),
         (lambda: ground(ScriptedEngine([]), pools={}).features("style"), "--styles"),
         (lambda: ground(ScriptedEngine([])).features("style+style+style"), "more than were named"),
+        (lambda: ground(ScriptedEngine([])).features("7+style"), "rollout 0 would get features .7, 7."),
+        (lambda: strength_of({**BASE, "strength": "nan"}), "strength 'nan'"),
+        (lambda: check_rounds(8, inject_at=4, remove_at=4), "remove-at 4"),
+        (lambda: check_rounds(8, forget_at=1), "no history before round 1"),
+        (lambda: ground(ScriptedEngine([])).agent({**BASE, "tools": "none", "check": "honest"}), "check honest needs"),
         (lambda: ground(ScriptedEngine([])).agent({**BASE, "tools": "all"}), "tools 'all'"),
         (lambda: ground(ScriptedEngine([])).agent({**BASE, "check": "no"}), "check 'no'"),
         (lambda: ground(ScriptedEngine([])).agent({**BASE, "hint": "no"}), "hint 'no'"),
