@@ -5,6 +5,7 @@ Knows no engine, no injection and no analysis. Facts go beside the run as facts.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ class Topic(BaseModel):
     def conversation(self) -> tuple[str, ...]:
         """Every turn in its order, the question whether all is well in its place."""
         return (*self.turns[: self.asked - 1], self.wellbeing, *self.turns[self.asked - 1 :])
+
+    @property
+    def digest(self) -> str:
+        """Hash of all it says, for a manifest: a run must not go on with other turns or facts."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     def facts_json(self) -> list[dict[str, Any]]:
         """The facts as facts.json holds them."""

@@ -156,6 +156,9 @@ def interference(
 
     planned = cells(presets, {factor: given[factor] for factor in BASE}, model)
     told = {name: load_topic(cell["topic"], TOPICS) for name, cell in planned.items()}
+    named = {topic.name: topic for topic in told.values()}
+    if len(named) < len({cell["topic"] for cell in planned.values()}):
+        raise BadInput(f"two topics have the same name: {', '.join(named)}; give each file a `name` of its own")
     when = When(inject_at, remove_at, forget_at)
     for one in told.values():
         injecting.check_rounds(len(one.conversation()), **vars(when))
@@ -163,7 +166,8 @@ def interference(
     ground = injecting.open_ground(given, limits, planned)
     made = conditions(planned, told, when, ground)
     begun = manifest(NAME, options, made, seeds, ground.engine)
-    facts = {one.name: one.facts_json() for one in told.values()}
+    begun["hashes"] |= {f"topic {name}": one.digest for name, one in named.items()}
+    facts = {name: one.facts_json() for name, one in named.items()}
     return run(
         made, seeds, ground.engine, out, {**begun, "differences": injecting.differing(planned)}, labels=ground.true,
         beside={"facts.json": facts},

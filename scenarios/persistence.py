@@ -8,6 +8,8 @@ Run as `selfsteer run persistence`. Knows no engine.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -184,7 +186,9 @@ def persistence(
 
     own = model == setting.ORGANISM
     before, said_after = _texts(texts or TEXTS / ("persistence_organism.yaml" if own else "persistence.yaml"))
-    remove_at = remove_at or len(before) + 1
+    if remove_at is not None and remove_at <= inject_at:
+        raise BadInput(f"remove-at {remove_at}: what is injected in round {inject_at} can end in a later one alone")
+    remove_at = len(before) + 1 if remove_at is None else remove_at
     before = tuple(before[i % len(before)] for i in range(remove_at - 1))
     setting.check_counts(seeds, after)
     injecting.check_rounds(len(before), inject_at=inject_at)
@@ -208,9 +212,15 @@ def persistence(
     words = marks(model, calibration or _shipped(own), features, ground.true)
     first, cells = conditions(ground.agent(cell), plan, out)
     begun = manifest(NAME, options, [*first, *cells], seeds, ground.engine)
+    begun["hashes"] |= {"texts": _hash([*before, said_after]), "marks": _hash(words)}
     return run_all(
         first, cells, seeds, ground.engine, out, begun, labels=ground.true, beside={"marks.json": words}
     )  # fmt: skip
+
+
+def _hash(whole: Any) -> str:
+    """Of what a file of the user's says, which may change between two calls."""
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _shipped(own: bool) -> Path | None:

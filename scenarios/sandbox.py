@@ -153,6 +153,7 @@ def sandbox(
     ground = injecting.open_ground(given, limits, planned)
     made = conditions(planned, task, rounds, inject_at, ground)
     begun = {**manifest(NAME, options, made, seeds, ground.engine), "differences": injecting.differing(planned)}
+    begun["hashes"] |= {f"topic {task.name}": task.digest}
     facts = {task.name: task.facts_json()}
     return run(made, seeds, ground.engine, out, begun, labels=ground.true, beside={"facts.json": facts})
 

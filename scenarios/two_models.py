@@ -226,7 +226,7 @@ def two_models(
         pairs.append(operator(both, watched, limits, told.turns, rounds, plan))
     planned = [side.condition for pair in pairs for side in pair]
     begun = manifest(NAME, options, planned, seeds, engine)
-    begun["hashes"]["other model"] = second.engine.info.digest
+    begun["hashes"] |= {"other model": second.engine.info.digest, f"topic {told.name}": told.digest}
     return run_pairs(pairs, seeds, out, begun)
 
 

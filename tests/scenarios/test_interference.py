@@ -252,6 +252,29 @@ def test_what_nobody_named_is_asked_for_before_a_model_loads(tmp_path: Path) -> 
     assert "which style? name features with --styles" in str(call("run", "interference", *options).exception)
 
 
+def test_a_run_does_not_go_on_with_other_turns_and_topics_have_names_of_their_own(tmp_path: Path) -> None:
+    from scenarios.interference import interference
+
+    first, second = (tmp_path / name / "own.yaml" for name in ("a", "b"))
+    for path in (first, second):
+        path.parent.mkdir()
+        path.write_text('{turns: ["Continue."], wellbeing: "All right?", asked: 2}')
+    with pytest.raises(BadInput, match="two topics have the same name: own"):
+        interference(topic=f"{first},{second}", seeds=1, inject_at=1, out=tmp_path / "run")
+    again = {
+        "topic": str(first),
+        "seeds": 1,
+        "inject_at": 1,
+        "inject": "none",
+        "max_tokens": 8,
+        "out": tmp_path / "run",
+    }
+    assert interference(**again).ended == {"finished": 1}
+    first.write_text('{turns: ["Go on."], wellbeing: "All right?", asked: 2}')
+    with pytest.raises(BadInput, match=r"topic own was .* it changed since this run began"):
+        interference(**again)
+
+
 def test_the_command_runs_on_the_organism_writes_facts_and_goes_on(tmp_path: Path) -> None:
     from tests.scenarios.test_cli import call
 

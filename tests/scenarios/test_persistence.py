@@ -157,6 +157,8 @@ def test_the_command_runs_goes_on_and_is_reported(tmp_path: Path) -> None:
     [
         ({"inject": "style+style"}, "one feature"),
         ({"inject_at": 9}, "has rounds 1 to 4"),
+        ({"remove_at": 0}, "remove-at 0"),
+        ({"remove_at": 2, "inject_at": 2}, "remove-at 2"),
         ({"strength": "much"}, "not a number"),
         ({"strength": "2.5"}, "found coherent"),
         ({"inject": "a comma", "uncalibrated": True}, "no words mark"),
