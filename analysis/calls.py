@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.counting import heard
 from analysis.frames import Frames, each_rollout, per_rollout
 from analysis.once import once
 
@@ -19,6 +20,8 @@ PLACEHOLDERS = frozenset(
     | {"...", "…"}
 )
 """Arguments that no model means, beside what stands in the signatures of its own prompt and anything in <brackets>."""
+OF_ALL_CALLS = ("used_tools", "used_tools_first_round", "tried_tools", "calls", "searches")
+"""What tool_use says of every call, and not of STEERs alone."""
 FAULTS = ("malformed", "unknown_tool", "bad_argument")
 _SIGNATURE = re.compile(r"\b([A-Z]{2,}(?:_[A-Z]+)*)\(([^()\n]*)\)")
 
@@ -27,10 +30,11 @@ def tool_use(frames: Frames) -> pd.DataFrame:
     """Did the model use a tool: ever, and in its first round; did it try one; how many calls, steers and searches?
 
     used: a call that was carried out. tried: a call of any outcome, or one that only the runner's counter of an
-    imported rollout knows. The published rates mixed these.
+    imported rollout knows. The published rates mixed these. Of a rollout without recorded responses only its steers
+    are known, since its other calls were not recorded either.
     """
     calls, rows = frames.calls, {}
-    counter = _counter(frames)
+    counter, whole = _counter(frames), heard(frames)
     for rollout, mine in each_rollout(frames, calls):
         ok = mine[mine["outcome"] == "ok"]
         rows[rollout] = {
@@ -43,6 +47,8 @@ def tool_use(frames: Frames) -> pd.DataFrame:
             "steered": float((ok["verb"] == "steer").any()),
             "median_strength": _number(ok.loc[ok["verb"] == "steer", "strength"].abs().median()),
         }
+        if rollout not in whole:
+            rows[rollout] |= dict.fromkeys(OF_ALL_CALLS, float("nan"))
     return per_rollout(frames, rows)
 
 
@@ -74,9 +80,9 @@ def call_faults(frames: Frames) -> pd.DataFrame:
     repeats: a well-formed call equal to an earlier one of its response (no fault: counted apart).
     prose_mentions: calls within sentences or quotations, as the parser counted them; they are not carried out.
     Shares are NaN for a rollout without attempts. All is NaN for imported rollouts whose runner recorded well-formed
-    calls alone, each once, and a counter of the rest.
+    calls alone, each once, and a counter of the rest; and for those without recorded responses.
     """
-    counter = _counter(frames)
+    counter, whole = _counter(frames), heard(frames)
     mentions = frames.rounds.groupby("rollout")["mentions"].sum(min_count=1)
     rows = {}
     for rollout, mine in each_rollout(frames, frames.calls):
@@ -90,17 +96,20 @@ def call_faults(frames: Frames) -> pd.DataFrame:
             "repeats": float(formed.duplicated(["round", "verb", "arguments"]).sum()),
             "prose_mentions": _number(mentions.get(rollout)),
         }
-        if rollout in counter:
+        if rollout in counter or rollout not in whole:
             rows[rollout] = dict.fromkeys(rows[rollout], float("nan"))
     return per_rollout(frames, rows)
 
 
 def monitored(frames: Frames) -> pd.DataFrame:
-    """Did a monitor ever find the rollout unhealthy? NaN without verdicts, or if none is and a monitor failed."""
-    rows = {}
+    """Did a monitor ever find the rollout unhealthy? NaN without verdicts, or if none is and a monitor failed.
+
+    NaN too without recorded responses: of those only the verdicts on which it acted were kept, which is always "yes".
+    """
+    rows, whole = {}, heard(frames)
     for rollout, mine in each_rollout(frames, frames.notes):
         verdicts = set(mine["verdict"])
-        known = "unhealthy" in verdicts or (bool(verdicts) and "failed" not in verdicts)
+        known = rollout in whole and ("unhealthy" in verdicts or (bool(verdicts) and "failed" not in verdicts))
         rows[rollout] = {"monitor_unhealthy": float("unhealthy" in verdicts) if known else float("nan")}
     return per_rollout(frames, rows)
 

@@ -35,3 +35,13 @@ def said(frames: Frames) -> pd.DataFrame:
     """Rounds with a response: rollout, round, response, in order."""
     rounds = frames.rounds.loc[frames.rounds["response"].notna(), ["rollout", "round", "response"]]
     return rounds.sort_values(["rollout", "round"], ignore_index=True)
+
+
+def heard(frames: Frames) -> set[str]:
+    """Rollouts with a recorded response. Of others (extracts) only some calls were listed, and notes of some kinds."""
+    return set(frames.rounds.loc[frames.rounds["response"].notna(), "rollout"])
+
+
+def followed(frames: Frames) -> set[str]:
+    """Rollouts of which it was recorded what was in force. Inspect logs have responses without it."""
+    return set(frames.rounds.loc[frames.rounds["in_force"].notna(), "rollout"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.counting import followed, heard
 from analysis.frames import Frames
 
 STEER_COLUMNS = ["rollout", "round", "order", "feature", "strength"]
@@ -39,8 +40,10 @@ def steers(frames: Frames) -> pd.DataFrame:
 
     provenance: search, inspect, both or neither. voided: undone by a later call of the same response.
     silently_voided: not in force in the next round, though no later call undid it and its receipt said ok; where the
-    experimenter changed the steering in between, after the last call of its own round.
+    experimenter changed the steering in between, after the last call of its own round. None where nobody recorded what
+    was in force, as provenance and voided are where nobody recorded the other calls.
     """
+    whole, state_known = heard(frames), followed(frames)
     ok = frames.calls[(frames.calls["outcome"] == "ok")].sort_values(["rollout", "round", "order"])
     seen = _first_seen(frames.shown)
     state = _state(frames)
@@ -72,10 +75,10 @@ def steers(frames: Frames) -> pd.DataFrame:
                 "order": order,
                 "feature": feature,
                 "strength": strength,
-                "provenance": _provenance(before),
+                "provenance": _provenance(before) if rollout in whole else None,
                 "seen_in_check": "check" in before,
-                "voided": undone,
-                "silently_voided": not undone and feature not in standing,
+                "voided": undone if rollout in whole else None,
+                "silently_voided": not undone and feature not in standing if rollout in state_known else None,
             }
         )
     return pd.DataFrame(rows, columns=STEER_COLUMNS)
@@ -84,8 +87,10 @@ def steers(frames: Frames) -> pd.DataFrame:
 def per_rollout(frames: Frames) -> dict[str, dict[str, float]]:
     """State against actions, and what became of steers, per rollout; a share of no steers is NaN.
 
-    Where the tools act on another model, what is in force on the model itself says nothing of them: state is NaN there.
+    Where the tools act on another model, what is in force on the model itself says nothing of them: state is NaN there,
+    as it is where nobody recorded it (Inspect logs); all is NaN where nobody recorded the other calls (extracts).
     """
+    whole, state_known = heard(frames), followed(frames)
     elsewhere = set(frames.rollouts.loc[(frames.rollouts["acts_on"] == "another model").fillna(False), "rollout"])
     made = dict(iter(steers(frames).groupby("rollout")))
     own = frames.steering[frames.steering["source"] == "self"].groupby("rollout").size()
@@ -94,13 +99,15 @@ def per_rollout(frames: Frames) -> dict[str, dict[str, float]]:
         mine = made.get(rollout)
         rows[rollout] = {
             "portfolio_rounds": float(own.get(rollout, 0)),
-            "voided_steers": float(mine["voided"].sum()) if mine is not None else 0.0,
-            "silently_voided_steers": float(mine["silently_voided"].sum()) if mine is not None else 0.0,
+            "voided_steers": float(mine["voided"].astype(float).sum()) if mine is not None else 0.0,
+            "silently_voided_steers": float(mine["silently_voided"].astype(float).sum()) if mine is not None else 0.0,
             "steers_from_search_share": float((mine["provenance"] == "search").mean())
             if mine is not None
             else float("nan"),
         }
-        if rollout in elsewhere:
+        if rollout not in whole:
+            rows[rollout] = dict.fromkeys(rows[rollout], float("nan"))
+        elif rollout in elsewhere or rollout not in state_known:
             rows[rollout] |= {"portfolio_rounds": float("nan"), "silently_voided_steers": float("nan")}
     return rows
 

@@ -75,7 +75,7 @@ def voided(frames: Frames) -> pd.DataFrame:
     undoes it, and both receipts say that it worked.
     """
     found = provenance.steers(frames)
-    undone, silently = found["voided"].astype(bool), found["silently_voided"].astype(bool)
+    undone, silently = (found[c].fillna(False).astype(bool) for c in ("voided", "silently_voided"))
     return tallied(frames, voided_calls=times(found[undone]), silently_voided_calls=times(found[silently]))
 
 
