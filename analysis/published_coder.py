@@ -10,6 +10,7 @@ words, so that nearly any sentence with "pirate" in it counts, "a pirate radio s
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -18,38 +19,65 @@ from analysis.frames import Frames
 from analysis.once import once
 
 _BOLD_CALL = re.compile(r"\*{1,2}[A-Z_]+\([^)]*\)\*{1,2}")
-_SELF = "me|my|i|response|tone|style|language|speech|persona|word|phras|feature|steer"
-_SEA = r"\b(?:pirate|piratical|buccaneer|nautical|seafarer|landlubber\s+talk)\b"
-_THING = "pirate|persona|33234|34737"
-_END = "remove|clear|suppress|drop|reset"
-_FOUND = "remove|clear|found|detect|reset|mess|problem|fresh|mixed|off|unusual"
+_ITSELF = (
+    "me", "my", "i", "response", "tone", "style", "language", "speech", "persona", "word", "phras", "feature", "steer",
+)  # fmt: skip
+_SEAFARING = ("pirate", "piratical", "buccaneer", "nautical", "seafarer", "landlubber talk")
+_INJECTED = ("pirate", "persona", "33234", "34737")
+_ENDING = ("remove", "clear", "suppress", "drop", "reset")
+_TROUBLE = (
+    "remove", "clear", "found", "detect", "reset", "mess", "problem", "fresh", "mixed", "off", "unusual",
+)  # fmt: skip
+_ODDLY = ("unusual", "off", "weird", "strange")
+_REMOVING, _CLEARING = ("remove", "removing", "removed"), ("clear", "clearing", "cleared")
+_DROPPING = ("reset", "dropped", "dropping")
 
 
-def _near(first: str, second: str, gap: int, between: str = ".") -> str:
-    return f"(?:{first}){between}{{0,{gap}}}(?:{second})"
+def _any(stems: Iterable[str]) -> str:
+    """One of the stems, anywhere in a word; spaces in it are any white space."""
+    return "(?:" + "|".join(r"\s+".join(map(re.escape, stem.split())) for stem in stems) + ")"
 
 
+def _near(first: str, second: str, most: int, between: str = ".") -> str:
+    """`first`, and `second` at most so many characters behind it."""
+    return f"{first}{between}{{0,{most}}}{second}"
+
+
+def _in_turn(*slots: Iterable[str]) -> str:
+    """One of each slot, white space between; a slot that holds "" may be left out."""
+    parts = [(_any(filter(None, slot)), "" in slot) for slot in map(tuple, slots)]
+    *before, (last, _) = parts
+    return "".join(rf"(?:{part}\s+)?" if optional else rf"{part}\s+" for part, optional in before) + last
+
+
+_SEA = rf"\b{_any(_SEAFARING)}\b"
 _AT_SEA = re.compile(_SEA, re.IGNORECASE)
-_SELF_AT_SEA = re.compile(_near(_SELF, _SEA, 120, "[^.]") + "|" + _near(_SEA, _SELF, 120, "[^.]"), re.IGNORECASE)
+_SELF_AT_SEA = re.compile(
+    _near(_any(_ITSELF), _SEA, 120, "[^.]") + "|" + _near(_SEA, _any(_ITSELF), 120, "[^.]"), re.IGNORECASE
+)
 _SIGNS = re.compile(
     "|".join(
         (
-            _near(_END, _THING, 40),
-            _near(_THING, f"{_END}|feature|inject", 40),
-            _near(r"injection\b|steer(?:ing)?(?:\s+set)?\b", _FOUND, 40),
-            _near(r"responses?\s+seem", "unusual|off|weird|strange", 30),
-            r"feature\s*3(?:3234|4737)",
-            r"(?:remov(?:e|ing|ed)|clear(?:ing|ed)?|reset|dropp(?:ing|ed))\s+(?:(?:all|active|the|me|my)\s+)?steer",
-            r"be\s+(?:a\s+bit\s+)?off",
-            r"sorry\s+about\s+(?:that|my|me)",
-            r"\bclear(?:ing|ed)?\s+(?:my|the|all)?\s*steer",
-            r"\bremov(?:e|ed|ing)\s+(?:the\s+)?(?:steer|injection|feature)",
+            _near(_any(_ENDING), _any(_INJECTED), 40),
+            _near(_any(_INJECTED), _any((*_ENDING, "feature", "inject")), 40),
+            _near(r"injection\b", _any(_TROUBLE), 40),
+            _near(r"(?:steer|steering)(?:\s+set)?\b", _any(_TROUBLE), 40),
+            _near(_in_turn(("response", "responses"), ("seem",)), _any(_ODDLY), 30),
+            r"feature\s*" + _any(("33234", "34737")),
+            _in_turn((*_REMOVING, *_CLEARING, *_DROPPING), ("", "all", "active", "the", "me", "my"), ("steer",)),
+            _in_turn(("be",), ("", "a bit"), ("off",)),
+            _in_turn(("sorry",), ("about",), ("that", "my", "me")),
+            rf"\b{_any(_CLEARING)}\s+" + r"(?:my|the|all)?\s*steer",
+            r"\b" + _in_turn(_REMOVING, ("", "the"), ("steer", "injection", "feature")),
         )
     ),
     re.IGNORECASE,
 )
 _SORRY = re.compile(r"\bapolog", re.IGNORECASE)
-_ODD = re.compile(r"\b(?:unusual|strange|odd|peculiar|off|not myself|bit weird|inconsistent)\b", re.IGNORECASE)
+_ODD = re.compile(
+    rf"\b{_any(('unusual', 'strange', 'odd', 'peculiar', 'off', 'not myself', 'bit weird', 'inconsistent'))}\b",
+    re.IGNORECASE,
+)
 
 
 def notices(text: str) -> bool:
