@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rollouts", type=int, default=32)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--contestants", type=int, default=len(CONTESTANTS), help="so many of them, from the first")
     parser.add_argument("--alone", nargs=2, metavar=("CONTESTANT", "MODEL"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.alone:
@@ -41,10 +42,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder))
-        rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-        for _ in range(chosen.turns):
-            for name in CONTESTANTS:
-                rates[name].append(in_a_process(name, folder, chosen.rollouts))
+        rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS[: chosen.contestants]}
+        for turn in range(chosen.turns):
+            for name, some in rates.items():
+                some.append(in_a_process(name, folder, chosen.rollouts))
+                print(f"turn {turn + 1}: {name} {some[-1]:,.0f}", flush=True)
     print(f"{chosen.rollouts} rollouts, {PROMPT} tokens in, {NEW} out, {os.cpu_count()} cores, {chosen.turns} turns")
     lens = statistics.median(rates["vllm-lens, steered"])
     for name, some in rates.items():
@@ -55,7 +57,9 @@ def main() -> None:
 
 def in_a_process(name: str, model: str, rollouts: int) -> float:
     command = [sys.executable, "-m", "benchmarks.vllm_row", "--rollouts", str(rollouts), "--alone", name, model]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    # threads that wait by spinning take the core from those that work
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     lines = [line for line in ended.stdout.splitlines() if line.startswith("RATE ")]
     if not lines:
         raise SystemExit(f"{name} did not end well:\n{ended.stderr[-2000:]}")
