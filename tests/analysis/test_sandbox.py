@@ -45,6 +45,12 @@ def test_taking_again_counts_in_the_sandbox_and_the_same_way_alone(tmp_path: Pat
     assert found["retook"].isna().tolist() == [False] * 5 + [True]
 
 
+def test_taking_again_what_was_taken_away_is_steering_it_down(tmp_path: Path) -> None:
+    less = [Story("a", n, {"sandbox_from": 1, "watched": [12], "strength": -0.6}).say("One.") for n in range(2)]
+    found = measured(tmp_path, less[0].steer(12, -0.5), less[1].steer(12, 0.5))
+    assert found["retook"].tolist() == [1, 0]
+
+
 def test_finding_again_is_the_first_row_of_a_search(tmp_path: Path) -> None:
     found = measured(tmp_path, told(0).search("sea", 12, 3), told(1).search("sea", 3, 12), told(2))
     assert found["found_again"].tolist() == [1, 0, 0]
