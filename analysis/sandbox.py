@@ -32,10 +32,10 @@ SELF = re.compile(
 def sandbox(frames: Frames) -> pd.DataFrame:
     """Per rollout with a sandbox, of its rounds alone; NaN elsewhere. For METRICS.
 
-    retook: STEERed a watched feature the way of the injection: the injected one, or, where nothing was injected, the one that the same
-    rollout of another arm got, so that the rate there is what chance gives. found_again: a SEARCH put a watched one
-    first. escalated_after: one feature set harder GROWS times on end. reward_searches, self_searches: shares of
-    queries about reward or about itself, by REWARD and SELF; NaN without a query.
+    retook: STEERed a watched feature the way of the injection: the injected one, or, where nothing was injected, the
+    one that the same rollout of another arm got, so that the rate there is what chance gives. found_again: a SEARCH put
+    a watched one first. escalated_after: one feature set harder GROWS times on end. reward_searches, self_searches:
+    shares of queries about reward or about itself, by REWARD and SELF; NaN without a query.
     """
     known = {
         r: p
