@@ -43,7 +43,8 @@ class Importer(Protocol):
 def import_folder(path: str | Path, out: str | Path, kind: str | None = None) -> Mapping[str, Any]:
     """Read a file, or all files of a folder, with the importer that knows them, and write OUT. Returns OUT/import.json.
 
-    A damaged file is listed in `errors`, and the rest goes on. kind: one of IMPORTERS, where several would read it.
+    A damaged file, or a rollout that fits no frame, is listed in `errors`, and the rest goes on. kind: one of
+    IMPORTERS, where several would read it.
     Raises BadInput if none does, or if no file gave a rollout.
     """
     source = Path(path)
@@ -67,12 +68,16 @@ def import_folder(path: str | Path, out: str | Path, kind: str | None = None) ->
             try:
                 for rollout in importer.read(file):
                     rollout.path = shown
-                    writer.add(rollout)
+                    try:
+                        writer.add(rollout)
+                    except BadInput as error:
+                        writer.damaged(rollout.name, shown, str(error))
             except BadInput as error:
                 writer.damaged(file.stem, shown, str(error))
         if not writer.rows["rollouts"]:
             first = writer.errors[0]["problem"] if writer.errors else "it gave no rollout"
-            raise BadInput(f"{path}: none of {len(files)} files could be read; the first: {first}")
+            tried = len(files) + len(found.problems)
+            raise BadInput(f"{path}: none of {tried} files could be read; the first: {first}")
     return store.manifest(Path(out))
 
 

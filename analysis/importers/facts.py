@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from analysis.importers import self_medication as study
 from analysis.importers.store import Rollout, Survey
 from toolkit.errors import BadInput
 
+DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
+"""What a line that is no sample raises while it is read."""
 FIELDS = {"task", "id", "args", "calls", "scores", "sitter"}
 
 
@@ -37,27 +40,37 @@ def looks_like(path: Path) -> bool:
     try:
         with gzip.open(found[0], "rt", encoding="utf-8") as lines:
             first = json.loads(lines.readline())
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, ValueError, zlib.error, RecursionError):
         return False
     return isinstance(first, dict) and first.keys() >= FIELDS
 
 
 def read(path: Path) -> Iterator[Rollout]:
-    """The rollouts of one extract, named by size, set, task and sample. Raises BadInput, naming a damaged line."""
+    """The rollouts of one extract, named by size, set, task and sample.
+
+    A damaged line is left out, and the rest goes on; BadInput comes last and counts them, or says where the file ends.
+    """
     size, _, group = path.name.removesuffix(".jsonl.gz").partition("_")
-    done = 0
+    done, damaged, first = 0, 0, ""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                yield rollout(json.loads(line), f"{size}/{group}", f"Qwen3-{size.upper()}", path.name)
-                done += 1
-    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        said = f"{type(error).__name__}: {error}"
-        raise BadInput(f"{path.name}: line {done + 1} is no sample of an extract ({said})") from error
+            for done, line in enumerate(lines, 1):
+                try:
+                    made = rollout(json.loads(line), f"{size}/{group}", f"Qwen3-{size.upper()}", path.name)
+                except DAMAGED as error:
+                    damaged += 1
+                    first = first or f"line {done} ({type(error).__name__}: {str(error)[:200]})"
+                else:
+                    yield made
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        more = f"; {damaged} lines before are no samples, the first: {first}" if damaged else ""
+        raise BadInput(f"{path.name} breaks off after line {done} ({error}){more}") from error
+    if damaged:
+        raise BadInput(f"{path.name}: {damaged} of {done} lines are no samples of an extract; the first, {first}")
 
 
 def rollout(sample: dict[str, Any], group: str, model: str, path: str) -> Rollout:
-    """One sample. Raises KeyError, TypeError or ValueError if a field is missing or of another kind."""
+    """One sample. Raises one of DAMAGED if a field is missing or of another kind."""
     task, args = sample["task"], sample["args"]
     condition = f"{group}/{task}"
     made = Rollout(f"{condition}/{sample['id']}", condition, path)

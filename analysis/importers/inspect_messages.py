@@ -35,7 +35,7 @@ class ToolError(BaseModel):
 
 class Message(BaseModel):
     role: str
-    content: Any = ""
+    content: str | list[Any] | None = ""
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     error: ToolError | None = None

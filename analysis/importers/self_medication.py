@@ -29,6 +29,8 @@ MARKS = {"steering_mode_runtime", "drug_condition", "condition", "introspection_
 MATCH = 0.01
 """Largest difference of log-probabilities at which a list of tokens gives a stored value; extracts round to 1e-4."""
 FRAMINGS = ("drugs", "aids", "vectors")
+MOST = 1e300
+"""Of a number that can be a score or a dose; JSON has integers that no float holds."""
 READINGS = ("cached", "uncached")
 _SIZE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 
@@ -162,8 +164,8 @@ def normal(name: str) -> str:
 
 
 def number(value: Any) -> float | None:
-    """A number or yes/no as a float; None for everything else, texts too."""
-    return float(value) if isinstance(value, bool | int | float) else None
+    """A finite number or yes/no as a float; None for everything else, texts too."""
+    return float(value) if isinstance(value, bool | int | float) and abs(value) <= MOST else None
 
 
 def matched(lists: Sequence[Tops], stored: Sequence[float | None], correct: str, options: int) -> list[Tops | None]:

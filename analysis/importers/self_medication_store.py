@@ -128,8 +128,8 @@ def _take(made: Rollout, take: Take, order: int, real: Mapping[str, Any]) -> Non
     given = take.args if isinstance(take.args, Mapping) else {}
     written = str(given.get("name", ""))
     try:
-        dose = float(given.get("dose", 1.0))  # the tool's own default
-    except (TypeError, ValueError):
+        dose = study.number(float(given.get("dose", 1.0)))  # the tool's own default
+    except (TypeError, ValueError, OverflowError):
         dose = None
     shown = real.get(written)
     name = shown if isinstance(shown, str) else None
@@ -146,9 +146,11 @@ def _monitor(made: Rollout, store: Mapping[str, Any]) -> None:
             reason = entry.get("reason")
             study.monitor(made, at, verdict, reason if isinstance(reason, str) else None)
     errors = store.get(f"{STATE}trip_sitter_errors")
-    failed = len(errors) if isinstance(errors, list) else int(study.number(errors) or 0)
-    for _ in range(failed):
-        study.monitor(made, None, "failed")
+    if isinstance(errors, list):
+        for _ in errors:
+            study.monitor(made, None, "failed")
+    elif (count := study.number(errors)) and count > 0:
+        study.monitor(made, None, "failed", f"{count:g} of its verdicts")
 
 
 def _lists(events: Iterable[Mapping[str, Any]]) -> list[list[tuple[str, float]]]:
