@@ -87,19 +87,25 @@ def selected(
     Raises BadInput if it fails none of them.
     """
     from agents.problems import digest
+    from scenarios.folder import write_json
 
-    path = out / "problems.json"
-    asked = {"problems": digest(problems), "model": engine.info.digest, "samples": samples, "seed": run_seed}
+    path, sampling = out / "problems.json", agent.sampling
+    asked = {
+        "problems": digest(problems), "model": engine.info.digest, "samples": samples, "seed": run_seed,
+        "sampling": [sampling.temperature, sampling.top_p, sampling.max_tokens],
+    }  # fmt: skip
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.get("asked") != asked:
-            raise BadInput(f"{path} was made from other problems, another model or seed; give another --out")
+            raise BadInput(
+                f"{path} was made from other problems, another model or seed, or other sampling; give another --out"
+            )
         right = found["right"]
     else:
         screened = _screen(engine, agent, problems, samples, run_seed)
         right = {one.problem.id: one.right for one in screened}
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"asked": asked, "right": right}, indent=1) + "\n", encoding="utf-8")
+        write_json(path, {"asked": asked, "right": right})
     failed = [p for p in problems if right[p.id] == 0]
     if not failed:
         raise BadInput(

@@ -22,6 +22,8 @@ TEXTS = Path(__file__).resolve().parents[2] / "scenarios" / "texts"
         ("1234 is wrong, it is 5.", (), 1234, False),
         ("I do not know.", (), 4, False),
         ("-3.5", (), -3.5, True),
+        ("It is x=−3.5", (), -3.5, True),
+        ("That makes 12-7", (), 7, True),
         ("It rains in OSLO.", ("Oslo",), None, True),
         ("Oslovian rain", ("Oslo",), None, False),
         ("The king of Rome.", ("king of Rome", "kings of Rome"), None, True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,9 @@ def test_kept_are_the_problems_never_answered_right_and_they_are_asked_once(tmp_
     assert selected(tmp_path, silent, agents(on)["alone"], PROBLEMS, 2, 0) == found
     with pytest.raises(BadInput, match="another model or seed"):
         selected(tmp_path, on, agents(on)["alone"], PROBLEMS, 2, 1)
+    hotter = replace(agents(on)["alone"], sampling=Sampling(temperature=1.5))
+    with pytest.raises(BadInput, match="other sampling"):
+        selected(tmp_path, on, hotter, PROBLEMS, 2, 0)
     with pytest.raises(BadInput, match="harder"):
         selected(tmp_path / "b", on, agents(on)["alone"], PROBLEMS[1:2], 2, 0)
 
