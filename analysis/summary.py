@@ -140,7 +140,7 @@ def summarise(
         counts=tuple(_counts(frames, by, groups)),
         rates=tuple(_cells(values, groups, rates)),
         numbers=tuple(_cells(values, groups, numbers)),
-        comparisons=tuple(compare(values, groups, tested)),
+        comparisons=tuple(compare(values, groups, tested, _paired(frames, groups))),
         categories=tuple(
             (str(g), tuple(int(n) for n in row)) for g, row in zip(coded.index, coded.to_numpy(), strict=True)
         ),
@@ -170,19 +170,36 @@ def estimate(metric: Metric, values: Iterable[Any]) -> stats.Estimate:
     return stats.mean(values, floor=0.0, ceiling=1.0 if metric.kind == "share" else float("inf"))
 
 
-def compare(table: pd.DataFrame, groups: dict[str, list[str]], rates: Sequence[str]) -> list[Comparison]:
+def compare(
+    table: pd.DataFrame, groups: dict[str, list[str]], rates: Sequence[str], paired: Mapping[str, str] | None = None
+) -> list[Comparison]:
     """Fisher's exact test of every rate between every two groups, adjusted together by Benjamini and Hochberg.
 
-    table: as metrics.measured makes it, a row per rollout.
+    table: as metrics.measured makes it, a row per rollout. paired: group to a name that groups share whose rollouts of
+    equal number belong together; those are not independent, and not compared.
     """
+    together = paired or {}
     found = []
     for name in rates:
         values = table[name]
         for first, second in combinations(groups, 2):
+            if first in together and together[first] == together.get(second):
+                continue
             a, b = values[groups[first]], values[groups[second]]
             found.append((METRICS[name], first, second, stats.newcombe(a, b), stats.fisher(a, b)))
     adjusted = stats.benjamini_hochberg([f.p for *_, f in found])
     return [Comparison(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
+
+
+def _paired(frames: Frames, groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Groups whose conditions say that their rollouts belong together with those of others, by the name they share."""
+    said = frames.rollouts.set_index("rollout")["parameters"]
+    made = {}
+    for group, rollouts in groups.items():
+        names = {str(p["paired"]) for p in said[list(rollouts)] if isinstance(p, dict) and "paired" in p}
+        if len(names) == 1:
+            made[group] = names.pop()
+    return made
 
 
 def crossed(frames: Frames, table: pd.DataFrame, rates: Sequence[str]) -> Iterable[tuple[Metric, Effect]]:

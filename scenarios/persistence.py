@@ -199,6 +199,7 @@ def persistence(
     if any(len(drawn(rollout)) != 1 for rollout in range(seeds)):
         raise BadInput(f"--inject {inject}: one feature is injected and removed; name one, or style, topic or random")
     parameters = {
+        "paired": NAME,  # all ways on from one conversation, and it, belong together
         **cell,
         "strength": float(str(strength)),
         "inject_at": inject_at,

@@ -32,6 +32,8 @@ NAME = "two-models"
 TEXTS = Path(__file__).parent / "texts"
 KEYS = ("begin", "silent", "watch_first", "watch")
 MODES = ("mutual", "operator")
+PAIRED = {"mutual_a": "mutual", "mutual_b": "mutual", "operator": "operator", "operated": "operator"}
+"""Side to the mode whose other side talks with it under the same number."""
 
 Modes = Annotated[str, typer.Option(help="Comma-separated: mutual (both have tools), operator (one has, silently).")]
 Other = Annotated[
@@ -144,7 +146,10 @@ def _side(
     from scenarios.pairs import Side
     from scenarios.run import Condition
 
-    parameters = {"side": name, "rounds": rounds, "model": mine.engine.info.name, "of": theirs.engine.info.name}
+    parameters = {
+        "side": name, "paired": PAIRED[name], "rounds": rounds,
+        "model": mine.engine.info.name, "of": theirs.engine.info.name,
+    }  # fmt: skip
 
     def script(rollout: int) -> Script:
         return Script(

@@ -72,3 +72,13 @@ def test_what_was_cited_and_made_up_is_told_where_tools_showed_something(tmp_pat
     silent = tmp_path / "silent"
     Story("a", 0).say("Quiet.").end().write(silent)
     assert "Features cited" not in [t.title for t in tables(summarise(load(silent)))]
+
+
+def test_sides_of_a_pair_are_not_independent_and_not_compared(tmp_path):
+    from analysis.frames import load
+
+    for seed in range(3):
+        for side, name in (("a", "pair"), ("b", "pair"), ("c", "other")):
+            Story(side, seed, {"paired": name}).say("x").end().write(tmp_path)
+    compared = {(c.first, c.second) for c in summarise(load(tmp_path)).comparisons}
+    assert compared == {("a", "c"), ("b", "c")}
