@@ -25,6 +25,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from analysis.claims import queries
 from analysis.claims.file import Definition
 from analysis.claims.recompute import Data, estimated
 from analysis.frames import Frames
@@ -33,6 +34,7 @@ from toolkit.errors import BadInput
 
 NAME = "predictions.yaml"
 WITH_INTERVAL = ("share", "mean", "ratio", "difference", "fold")
+OF_RATES = ("share", "difference", "fisher")
 Outcome = Literal["hit", "miss", "undecided", "undefined"]
 Registered = Literal["before the start", "changed after the start", "added after the start", "removed after the start"]
 
@@ -52,6 +54,11 @@ class Prediction(Definition):
             raise ValueError("give one of above and below")
         if self.none is not None or self.of is not None or self.expected is not None or self.found is not None:
             raise ValueError("a prediction has a query and a threshold; none, of, expected and found belong to claims")
+        if self.metric is not None and self.aggregate in OF_RATES and queries.metric(self.metric).kind != "rate":
+            raise ValueError(
+                f"aggregate {self.aggregate} needs a yes or no of each rollout, and {self.metric} is none; use mean, "
+                "or fold against another group"
+            )
         return self
 
     @property

@@ -107,6 +107,9 @@ def test_an_interval_that_touches_the_threshold_decides_nothing(
         f"predictions: [{{id: a, text: t, {QUERY}}}]",
         f"predictions: [{{id: a, text: t, {QUERY}, above: 1, below: 2}}]",
         "predictions: [{id: a, text: t, metric: nosuch@1, aggregate: share, above: 1}]",
+        "predictions: [{id: a, text: t, metric: coverage@1, aggregate: share, above: 0.5}]",
+        "predictions: [{id: a, text: t, metric: coverage@1, aggregate: difference, where: {condition: a}, "
+        "against: {condition: b}, above: 0}]",
         f"predictions: [{{id: a, text: t, {QUERY}, above: 1}}, {{id: a, text: t, {QUERY}, above: 1}}]",
         f"predictions: [{{id: a, text: t, {QUERY}, above: 1, more: 2}}]",
     ],
