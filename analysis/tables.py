@@ -77,9 +77,12 @@ def found(summary: Summary) -> list[str]:
     lines += findings.foretold(summary)
     if summary.comparisons:
         small = [c for c in summary.comparisons if c.p_adjusted < 0.05]
+        tested = _tested(summary)
+        without = len(summary.comparisons) - tested
         lines.append(
-            f"Of {len(summary.comparisons)} comparisons fixed beforehand, {len(small) or 'none'} "
-            f"{'has' if len(small) == 1 else 'have'} an adjusted p below 0.05 (Fisher exact, Benjamini-Hochberg)."
+            f"Of {tested} comparison{'s' * (tested != 1)} fixed beforehand, {len(small) or 'none'} "
+            f"{'has' if len(small) == 1 else 'have'} an adjusted p below 0.05 (Fisher exact, Benjamini-Hochberg)"
+            + (f"; {without} more have no data." if without else ".")
         )
     steers = sum(n for _, n in summary.provenance)
     if steers:
@@ -132,11 +135,18 @@ def _comparisons(summary: Summary) -> Table:
         )
         for c in order
     )
+    tested = _tested(summary)
     note = (
         "Difference of rates with Newcombe's hybrid score 95% interval; Fisher's exact test, two-sided; "
-        f"p adjusted over all {len(rows)} comparisons here (Benjamini-Hochberg). {_detectable(summary)}"
+        f"p adjusted over the {tested} here that {'has' if tested == 1 else 'have'} data (Benjamini-Hochberg). "
+        f"{_detectable(summary)}"
     )
     return Table("Comparisons", ("rate", "groups", "difference", "p", "p adjusted", "n"), rows, note)
+
+
+def _tested(summary: Summary) -> int:
+    """Comparisons with a p: of two groups that both have data."""
+    return sum(not math.isnan(c.fisher.p) for c in summary.comparisons)
 
 
 def _detectable(summary: Summary) -> str:

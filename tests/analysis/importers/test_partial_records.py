@@ -11,6 +11,7 @@ from analysis.frames import Frames
 from analysis.importers import import_folder
 from analysis.metrics import measured
 from analysis.summary import summarise
+from analysis.tables import found, tables
 from tests.analysis.importers.synthetic_inspect import free_play, write_log
 
 REAL = {"framing": "drugs", "steering_mode_runtime": "real"}
@@ -49,3 +50,19 @@ def test_a_log_without_the_state_says_nothing_of_what_was_in_force(tmp_path: Pat
     (row,) = values.to_dict("records")
     assert (row["calls"], row["used_tools"], row["voided_steers"]) == (2.0, 1.0, 0.0)
     assert values[["portfolio_rounds", "silently_voided_steers"]].isna().all(axis=None)
+
+
+def test_comparisons_without_data_are_counted_apart(tmp_path: Path) -> None:
+    (tmp_path / "facts").mkdir()
+    with gzip.open(tmp_path / "facts/8b_freeplay.jsonl.gz", "wt") as file:
+        for framing in ("drugs", "aids"):
+            args = {**REAL, "framing": framing}
+            line = {"task": f"fp_real_{framing}", "id": "p-0", "args": args, "calls": [], "first_round": None}
+            file.write(json.dumps({**line, "scores": {}, "sitter": [], "early": False}) + "\n")
+    import_folder(tmp_path / "facts", tmp_path / "out")
+    summary = summarise(load(tmp_path / "out"))
+    (line,) = (line for line in found(summary) if "comparison" in line)
+    assert line.startswith("Of 1 comparison fixed beforehand, none have"), "steered alone is known"
+    assert "3 more have no data" in line
+    (table,) = (t for t in tables(summary) if t.title == "Comparisons")
+    assert "adjusted over the 1 here that has data" in table.note
