@@ -64,14 +64,16 @@ def _injected(frames: Frames) -> dict[str, list[Row]]:
     if not len(found):
         return {}
     readings = frames.activations
-    listed = readings.groupby(["rollout", "round"]).size()
-    full = listed.max() if len(listed) else 0
+    listed = readings.groupby(["rollout", "round"]).size().rename("count").reset_index()
+    full = listed["count"].max() if len(listed) else 0
     kept = readings.merge(found[["rollout", "feature"]], on=["rollout", "feature"])
     # a reading that lists fewer features than the fullest one lists all that were active
-    known: dict[Any, float] = {(r, n, None): 0.0 for (r, n), count in listed.items() if count < full}  # type: ignore[misc]
+    quiet = listed[listed["count"] < full]
+    known: dict[Any, float] = {(r, n, None): 0.0 for r, n in zip(quiet["rollout"], quiet["round"], strict=True)}
     known |= {(k["rollout"], k["round"], k["feature"]): float(k["value"]) for k in kept.to_dict("records")}
     how = dict(zip(readings["rollout"], readings["aggregation"], strict=True))
-    made = found.assign(read=found["rollout"].map(how).astype("string"), known=[known] * len(found))
+    made = found.assign(read=found["rollout"].map(how).astype("string"))
+    made["known"] = pd.Series([known] * len(found), index=made.index, dtype=object)
     return _by_rollout(made)
 
 
