@@ -46,7 +46,8 @@ def pages(
 ) -> dict[str, str]:
     """File name to HTML: report.html, with report-2.html and so on where the rollouts do not fit one page."""
     strengths = [abs(i[1]) for d in rollouts for r in d["rounds"] for i in (*r["now"], *r["then"])]
-    shared: dict[str, Any] = {"strongest": max(strengths, default=1.0) or 1.0, "labels": labels, "groups": summary.groups}
+    strongest = max(strengths, default=1.0) or 1.0
+    shared: dict[str, Any] = {"strongest": strongest, "labels": labels, "groups": summary.groups}
     done = {i["did"] for d in rollouts for i in d["injected"]}
     shared["categories"] = [c for c in CATEGORIES if c in done]
     cut = _cut(rollouts)
