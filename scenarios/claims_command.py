@@ -52,6 +52,8 @@ def claims(file: File, data: Data, out: Out = None, only: Only = None, embedder:
             raise BadInput(f"no claim of {study.name} begins with {only!r}; as {study.claims[0].id} does")
         study = study.model_copy(update={"claims": kept})
     results = list(recompute(study, load(data), _embedding(embedder)))
+    if all(r.unembedded for r in results):
+        raise BadInput("these claims are queries by meaning; give --embedder")
     if all(r.absent for r in results):
         raise BadInput(f"{data} holds none of the rollouts that {study.name} is about; import its files first")
     made = tables.table(study, results)

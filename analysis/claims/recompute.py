@@ -23,13 +23,16 @@ from analysis.searches import Embed
 from analysis.stats import Estimate
 from toolkit.errors import BadInput
 
+UNEMBEDDED = "needs an embedding of queries, and none was given"
 Family = tuple[Callable[..., pd.DataFrame], str]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One definition of one claim. absent: none of its rollouts are in the data, so it was not checked at all.
+    """One definition of one claim.
 
+    absent: none of its rollouts are in the data, or (unembedded) it asks by meaning and there is no embedding, so that
+    it was not checked at all.
     changed: the verdict is not the expected one, or the value not the one that the file says was found.
     """
 
@@ -39,6 +42,10 @@ class Result:
     estimate: Estimate
     verdict: Verdict
     absent: bool
+
+    @property
+    def unembedded(self) -> bool:
+        return self.absent and self.estimate.how == UNEMBEDDED
 
     @property
     def expected(self) -> Verdict | None:
@@ -80,7 +87,7 @@ def estimated(data: Data, d: Definition, filters: Mapping[str, Any]) -> tuple[Es
     if not first or (d.against and not second):
         return Estimate(nan, nan, nan, 0, "no such rollouts in these data"), True
     if data.embed is None and (d.metric or "").partition("@")[0] in exploring.EMBEDS:
-        return Estimate(nan, nan, nan, 0, "needs an embedding of queries, and none was given"), True
+        return Estimate(nan, nan, nan, 0, UNEMBEDDED), True
     if d.statistic is not None:
         of = queries.statistic(d.statistic).measure
         groups = [data.only(ids, d.rounds, d.cut_off) for ids in ((first, second) if d.against else (first,))]

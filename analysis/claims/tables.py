@@ -74,9 +74,14 @@ def summary(results: Sequence[Result]) -> str:
             best[r.claim.id] = min(best.get(r.claim.id, "undefined"), r.verdict, key=rank)
     counts = Counter(best.values())
     text = f"{len(best)} claims checked: " + ", ".join(f"{counts[v]} {v}" for v in VERDICTS)
-    absent = {r.claim.id for r in results} - {r.claim.id for r in results if not r.absent}
-    changed = sum(r.changed for r in results)
+    checked = {r.claim.id for r in results if not r.absent}
+    ours = len(checked - best.keys())
+    text += f"; {ours} by our definition alone, of which no verdict is counted" if ours else ""
+    absent = {r.claim.id for r in results if not r.unembedded} - checked
     text += f"; {len(absent)} not checked, as none of their rollouts are in these data" if absent else ""
+    meant = sum(r.unembedded for r in results)
+    text += f"; {meant} quer{'y' if meant == 1 else 'ies'} by meaning not checked without --embedder" if meant else ""
+    changed = sum(r.changed for r in results)
     return text + (f"; {changed} results are not what the file expects." if changed else "; all as the file expects.")
 
 

@@ -186,6 +186,25 @@ def test_tables_say_what_was_asked_and_found(tmp_path: Path, frames: Frames) -> 
     assert tables.frame(results)["value"].isna().sum() == 2
 
 
+def test_every_claim_of_the_file_is_counted_once_with_the_reason_why_it_was_not_checked(
+    tmp_path: Path, frames: Frames, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    near = {"by": "study", "metric": "near_queries@1", "aggregate": "sum", "parameters": {"concepts": ["x"]}}
+    path = claims(
+        tmp_path,
+        {"published": "4/9", "definitions": [SHARE | {"by": "study"}]},
+        {"published": "4/9", "definitions": [SHARE]},
+        {"published": 1, "definitions": [near]},
+        {"published": 1, "definitions": [SHARE | {"where": {"condition": "elsewhere"}}]},
+    )
+    said = tables.summary(list(recompute(read(path), frames)))
+    assert said.startswith("1 claims checked: 1 exact, 0 near, 0 no, 0 undefined; 1 by our definition alone, ")
+    assert "; 1 not checked, as none of their rollouts are in these data; 1 query by meaning not checked" in said
+    with pytest.raises(SystemExit):
+        main(["claims", str(path), "--data", str(run), "--only", "c2"])
+    assert "--embedder" in capsys.readouterr().err, "the rollouts are there; what is missing is the embedding"
+
+
 def test_rankings_change_with_the_definition(tmp_path: Path) -> None:
     for condition, words in (("a", 3), ("b", 2), ("c", 1)):
         Story(condition).say("w " * words).search("x").say("y").search("z").say("y").end().write(tmp_path / "run")
