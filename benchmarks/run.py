@@ -23,7 +23,9 @@ from benchmarks.contestants import hook_loop, ours, published
 from benchmarks.work import Work, random_llama
 from scenarios.folder import commit, versions
 from toolkit import organism
+from toolkit.context import Context
 from toolkit.dictionary import FeatureDictionary
+from toolkit.engines.base import Completion, Generate, Sampling, run, run_all
 from toolkit.engines.local import LocalEngine
 from toolkit.opening import open_dictionary
 from toolkit.search import LabelIndex
@@ -101,6 +103,25 @@ def inspect_share(name: str, engine: LocalEngine, features: FeatureDictionary, r
     }
 
 
+def identical(name: str, engine: LocalEngine, features: FeatureDictionary) -> Row:
+    """Share of 16 rollouts whose tokens are the same alone and with the 15 others; 1 where a device is invariant."""
+    work = Work(16, 1, generated=100)
+    asked = []
+    for rollout, turns in enumerate(work.prompts(engine.info.vocabulary)):
+        steering = work.steering(features, rollout, 0)
+        context = Context().append(turns[0], steering)
+        asked.append(Generate(context, Sampling(0.7, 1.0, work.generated, ("identical", rollout)), steering))
+    engine.forget()
+    together = run_all(engine, asked)
+    same = 0
+    for request, found in zip(asked, together, strict=True):
+        engine.forget()
+        alone = run(engine, request)
+        same += isinstance(alone, Completion) and isinstance(found, Completion) and alone.tokens == found.tokens
+    share, wanted = same / len(asked), ">= 1" if engine.info.batch_invariant else ""
+    return {"row": "rollouts identical alone and among 16", "ratio": share, "target": wanted, "work": name}
+
+
 def label_index(count: int) -> Row:
     """Seconds to open a kept index of `count` labels and to answer a query; random vectors stand for a model's."""
     import numpy as np
@@ -157,6 +178,7 @@ def main() -> None:
         rows += [
             growth(name, engine, features, options.repeats),
             inspect_share(name, engine, features, options.repeats),
+            identical(name, engine, features),
         ]
     rows += [label_index(65_536), label_index(1_000_000)]
     store(rows, "engine")
