@@ -35,6 +35,11 @@ SETTING = (
     "temperature",
 )
 
+INJECTION = ("topic", "inject", "injection_arm", "strength", "inject_at", "remove_at", "forget_at", "hint", "check",
+             "tools")  # fmt: skip
+"""Parameters of conditions that inject: what a reader must know of them beside SETTING, whose arm is that of its own
+steering."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -263,6 +268,12 @@ def _setting(frames: Frames, by: str) -> tuple[tuple[str, str], ...]:
         if column == by or not values or (one_to_one and len(values) == frames.rollouts[by].nunique()):
             continue  # nothing to say, or the grouping under another name
         found.append((column.replace("_", " "), values[0] if len(values) == 1 else ", ".join(sorted(values))))
+    told = [p for p in frames.rollouts["parameters"] if isinstance(p, dict) and "injection_arm" in p]
+    for key in INJECTION if told else ():
+        if of_all := sorted({str(p[key]) for p in told if p.get(key) is not None}):
+            found.append((key.replace("_", " "), ", ".join(of_all)))
+    if told:
+        found = [("arm of its own steering" if what == "arm" else what, value) for what, value in found]
     seeds = frames.rollouts.groupby(by, dropna=False).size()
     rounds = frames.rollouts["rounds_done"].dropna()
     found.append((f"rollouts per {by}", _span(seeds)))

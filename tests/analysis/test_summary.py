@@ -14,7 +14,7 @@ from analysis import load, stats
 from analysis.chosen import COMPARED
 from analysis.summary import rates_frame, summarise
 from analysis.tables import tables
-from tests.analysis.synthetic import Story
+from tests.analysis.synthetic import Story, held
 
 
 def test_counts_rates_and_missing(frames):
@@ -82,3 +82,12 @@ def test_sides_of_a_pair_are_not_independent_and_not_compared(tmp_path):
             Story(side, seed, {"paired": name}).say("x").end().write(tmp_path)
     compared = {(c.first, c.second) for c in summarise(load(tmp_path)).comparisons}
     assert compared == {("a", "c"), ("b", "c")}
+
+
+def test_the_setting_says_what_was_really_injected(tmp_path: Path) -> None:
+    for seed, arm in enumerate(("zero", "target")):
+        told = {"inject": "style", "injection_arm": arm, "strength": 0.6, "remove_at": None}
+        Story(arm, seed, told).external(held(12, 0.6, "external")).say("x").end().write(tmp_path)
+    setting = dict(summarise(load(tmp_path)).setting)
+    assert setting["injection arm"] == "target, zero" and setting["strength"] == "0.6"
+    assert setting["arm of its own steering"] == "target" and "arm" not in setting and "remove at" not in setting
