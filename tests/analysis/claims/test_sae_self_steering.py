@@ -17,6 +17,7 @@ from analysis.claims import Result, queries, read, recompute
 from analysis.frames import Frames
 from analysis.importers import import_folder
 from tests.analysis.importers.synthetic_sae_study import Run
+from tests.analysis.synthetic import Story
 
 LOOP = "The same long words come back again and again."
 PIRATE = 34737
@@ -248,3 +249,8 @@ def test_every_definition_of_the_study_says_what_to_expect_or_why_not() -> None:
             if d.by == "study" and d.none is None and d.expects(claim.level) is None:
                 assert d.note, f"{claim.id} expects nothing and does not say why"
         assert any(d.by == "study" for d in claim.definitions), claim.id
+
+
+def test_a_run_of_our_own_holds_none_of_the_rollouts(tmp_path: Path) -> None:
+    Story("research", 0).say("words").end().write(tmp_path)
+    assert all(r.absent for r in recompute(read("sae_self_steering"), load(tmp_path)))
