@@ -58,7 +58,18 @@ class When:
 
 
 def cells(presets: str | None, given: Mapping[str, str | None], model: str) -> dict[str, Cell]:
-    """The conditions: presets crossed with the factors that were given. Raises BadInput for a preset that is none."""
+    """The conditions: presets crossed with the factors that were given. Where no tool is offered, none is hinted at.
+
+    Raises BadInput for a preset that is none, and for a hint that was given for conditions without tools.
+    """
+    found = _crossed(presets, given, model)
+    alone = {name: cell for name, cell in found.items() if cell["tools"] == "none"}
+    if given.get("hint") is not None and any(cell["hint"] != "none" for cell in alone.values()):
+        raise BadInput("a hint that tools may help needs tools, and tools none offers none; give --hint none there")
+    return {**found, **{name: {**cell, "hint": "none"} for name, cell in alone.items()}}
+
+
+def _crossed(presets: str | None, given: Mapping[str, str | None], model: str) -> dict[str, Cell]:
     factors = {name: levels for name, levels in given.items() if levels is not None}
     if presets is None and model == setting.ORGANISM:
         if not factors:

@@ -161,6 +161,11 @@ def test_presets_keep_the_studys_names_and_differ_from_the_first_in_one_factor()
     ]  # fmt: skip
 
 
+def test_what_is_told_of_a_hint_is_what_was_given() -> None:
+    planned = cells("formal", {"tools": "none,full"}, "some/model")
+    assert {cell["tools"]: cell["hint"] for cell in planned.values()} == {"none": "none", "full": "full"}
+
+
 def test_factors_are_crossed_with_presets_and_named_apart() -> None:
     planned = cells("formal,neutral", {"check": "honest,lying", "strength": "0.3"}, "some/model")
     assert list(planned) == ["formal_check-honest", "formal_check-lying", "neutral_check-honest", "neutral_check-lying"]
@@ -177,6 +182,7 @@ def test_factors_are_crossed_with_presets_and_named_apart() -> None:
         (lambda: ground(ScriptedEngine([]), pools={}).features("style"), "--styles"),
         (lambda: ground(ScriptedEngine([])).features("style+style+style"), "more than were named"),
         (lambda: ground(ScriptedEngine([])).features("7+style"), "rollout 0 would get features .7, 7."),
+        (lambda: cells(None, {"tools": "full,none", "hint": "full"}, "m"), "a hint that tools may help needs tools"),
         (lambda: strength_of({**BASE, "strength": "nan"}), "strength 'nan'"),
         (lambda: check_rounds(8, inject_at=4, remove_at=4), "remove-at 4"),
         (lambda: check_rounds(8, forget_at=1), "no history before round 1"),
