@@ -159,7 +159,10 @@ class _Tables:
         ok = frames.calls[(frames.calls["outcome"] == "ok") & frames.calls["rollout"].isin(wanted)]
         self.calls = _by_rollout(ok.sort_values(["round", "order"]))
         listed = frames.shown["rollout"].isin(wanted) & frames.shown["feature"].isin(features)
-        self.shown = _by_rollout(frames.shown[listed])
+        # a result is told in the turn after its call: one that was dropped with the history before it, nobody read
+        dropped = set(zip(frames.truncations["rollout"], frames.truncations["round"] - 1, strict=True))
+        unread = [at in dropped for at in zip(frames.shown["rollout"], frames.shown["round"], strict=True)]
+        self.shown = _by_rollout(frames.shown[listed & ~pd.Series(unread, index=frames.shown.index, dtype=bool)])
 
 
 def _by_rollout(table: pd.DataFrame) -> dict[str, list[dict[Any, Any]]]:

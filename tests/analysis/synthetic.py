@@ -122,6 +122,11 @@ class Story:
     def clear(self) -> Story:
         return self.call("clear", after=[])
 
+    def forget(self) -> Story:
+        """The history is dropped before the next round, results of the last calls included."""
+        self.events.append(transcript.Truncate(round=self.round + 1, dropped=5))
+        return self
+
     def external(self, *force: dict[str, Any]) -> Story:
         """The experimenter sets what is in force, before the next round."""
         before, self.force = self.force, list(force)

@@ -77,6 +77,14 @@ def test_shown_and_ignored_never_shown_and_remarked(tmp_path: Path) -> None:
     assert rows["remarked"].isna().tolist() == [True, True, False, True], "after the label was shown it may repeat it"
 
 
+def test_a_result_that_was_dropped_with_the_history_showed_nothing(tmp_path: Path) -> None:
+    unread = inspect(story(0), 12).forget().say("I see label 12.")
+    read = inspect(story(1), 12).say("The wind is mild.").forget().say("I see label 12.")
+    rows = coded(tmp_path, unread, read)
+    assert list(rows["category"]) == ["no detection", "ignore"]
+    assert rows["inspected"].isna().tolist() == [True, False] and rows["detected"].isna().tolist() == [True, False]
+
+
 def test_nothing_injected_is_missing_and_what_came_before_does_not_count(tmp_path: Path) -> None:
     Story("none", 0).say("My words sound strange. INSPECT()").call("inspect", show=(12,)).say("Hm.").end().write(
         tmp_path
