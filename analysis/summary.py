@@ -276,6 +276,10 @@ def _setting(frames: Frames, by: str) -> tuple[tuple[str, str], ...]:
         found = [("arm of its own steering" if what == "arm" else what, value) for what, value in found]
     seeds = frames.rollouts.groupby(by, dropna=False).size()
     rounds = frames.rollouts["rounds_done"].dropna()
+    problems = {p["problem"] for p in frames.rollouts["parameters"] if isinstance(p, dict) and "problem" in p}
+    if problems:
+        again = "; asked again and again, so that intervals, which are over rollouts, are too narrow"
+        found.append(("problems", f"{len(problems)}{again if seeds.max() > len(problems) else ''}"))
     found.append((f"rollouts per {by}", _span(seeds)))
     found.append(("rounds per rollout", _span(rounds)))
     return tuple(found)

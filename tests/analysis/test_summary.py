@@ -91,3 +91,10 @@ def test_the_setting_says_what_was_really_injected(tmp_path: Path) -> None:
     setting = dict(summarise(load(tmp_path)).setting)
     assert setting["injection arm"] == "target, zero" and setting["strength"] == "0.6"
     assert setting["arm of its own steering"] == "target" and "arm" not in setting and "remove at" not in setting
+
+
+@pytest.mark.parametrize(("problems", "says"), [(4, "4"), (2, "2; asked again and again, so that")])
+def test_the_setting_says_when_rollouts_share_problems(tmp_path: Path, problems: int, says: str) -> None:
+    for seed in range(4):
+        Story("a", seed, {"problem": f"p{seed % problems}", "accept": ["x"]}).say("x").say("x").end().write(tmp_path)
+    assert dict(summarise(load(tmp_path)).setting)["problems"].startswith(says)
