@@ -304,6 +304,8 @@ def _moved(state: tuple[list[Row], list[Row]], verb: str, values: Row) -> tuple[
 
 
 def _held(feature: int, strength: float, source: str, mode: str = "add") -> Row:
+    if type(feature) is not int or type(strength) not in (int, float):
+        raise TypeError(f"an intervention is a feature and a strength, not {feature!r:.40} and {strength!r:.40}")
     return {"feature": feature, "strength": strength, "mode": mode, "source": source}
 
 

@@ -214,6 +214,8 @@ def manifest(folder: Path) -> Mapping[str, Any]:
         form = said["form"]
         if not all(isinstance(said[key], list) for key in ("unfinished", "errors")):
             raise TypeError("`unfinished` and `errors` are lists")
+        if not all(isinstance(said[key], dict) for key in ("rows", "rollouts", "left_out")):
+            raise TypeError("`rows`, `rollouts` and `left_out` are objects")
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} cannot be read ({error}); import again into a new folder") from error
     if form != VERSION:
@@ -222,9 +224,9 @@ def manifest(folder: Path) -> Mapping[str, Any]:
 
 
 def table(folder: Path, declared: Table, columns: Iterable[str] | None = None) -> pd.DataFrame:
-    """One table of an imported folder, in the declared types; `columns` picks some. A table without a file is empty.
+    """One table of an imported folder, in the declared types; `columns` picks some. A table without rows has no file.
 
-    Raises BadInput if the file is damaged.
+    Raises BadInput if the file is damaged, or has not as many rows as import.json says.
     """
     wanted = [c for c in declared.columns if columns is None or c.name in set(columns)]
     path = folder / f"{declared.name}.parquet"
@@ -232,6 +234,8 @@ def table(folder: Path, declared: Table, columns: Iterable[str] | None = None) -
         read = pq.read_table(path, columns=[c.name for c in wanted]) if path.exists() else _empty(wanted)
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path} cannot be read ({error}); import again into a new folder") from error
+    if read.num_rows != (rows := manifest(folder)["rows"].get(declared.name, 0)):
+        raise BadInput(f"{path} has {read.num_rows:,} of {rows:,} rows; import again into a new folder")
     if read.column_names != [c.name for c in wanted]:
         missing = {c.name for c in wanted} - set(read.column_names)
         raise BadInput(f"{path} has no column {', '.join(sorted(missing))}; import again into a new folder")

@@ -12,6 +12,7 @@ import pytest
 from analysis import load
 from analysis.importers import import_folder
 from tests.analysis.importers.synthetic_inspect import calls, free_play, sample, says, write_log
+from tests.analysis.importers.synthetic_sae_study import Run
 from toolkit.errors import BadInput
 
 REAL = {"framing": "drugs", "steering_mode_runtime": "real"}
@@ -111,6 +112,19 @@ def test_a_dose_of_any_size_is_read_or_missing(tmp_path: Path) -> None:
     )
     import_folder(tmp_path / "in", tmp_path / "out")
     assert load(tmp_path / "out").calls["strength"].isna().all()
+
+
+@pytest.mark.parametrize(("key", "value"), [("index_in_sae", "\ud800"), ("index_in_sae", 1.5), ("strength", None)])
+def test_an_intervention_that_is_none_is_a_damaged_file(tmp_path: Path, key: str, value: object) -> None:
+    for tag in ("exp1_research_s1", "exp1_research_s2"):
+        run = Run(tag).round("STEER(101, +0.3)", ("steer", (101, 0.3))).round("Words.", last=True)
+        if tag.endswith("2"):
+            run.turns[0]["model_interventions"][0][key] = value
+        run.write(tmp_path / "in")
+    said = import_folder(tmp_path / "in", tmp_path / "out")
+    assert said["rollouts"] == {"finished": 1}
+    (error,) = said["errors"]
+    assert "an intervention is a feature and a strength" in error["problem"]
 
 
 def test_where_nothing_can_be_read_the_files_that_were_tried_are_counted(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from analysis import load
@@ -154,6 +155,18 @@ def test_a_damaged_folder_says_so_in_one_line(tmp_path, text):
     with pytest.raises(BadInput, match="import again"):
         load(folder)
     assert json.loads((folder / store.LABELS).read_text()) == {"7": "rain"}
+
+
+@pytest.mark.parametrize("harm", ["gone", "shorter"])
+def test_a_table_that_is_not_whole_is_no_table_without_rows(tmp_path, harm):
+    folder = written(tmp_path / "x", rollout())
+    path = folder / "rounds.parquet"
+    whole = pq.read_table(path)
+    path.unlink()
+    if harm == "shorter":
+        pq.write_table(whole.slice(1), path)
+    with pytest.raises(BadInput, match=r"rounds.parquet has \d+ of \d+ rows; import again"):
+        load(folder).tables["rounds"]
 
 
 def test_some_columns_alone(tmp_path):
