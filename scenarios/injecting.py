@@ -163,6 +163,8 @@ class Ground:
         rollout that would get one feature twice.
         """
         parts = [] if inject == "none" else [part.strip() for part in inject.split("+")]
+        if "none" in parts:
+            raise BadInput(f"{inject}: none stands alone; leave it out, or inject nothing at all")
         draws = [self._draw(part, parts[:place].count(part)) for place, part in enumerate(parts)]
         if any(parts.count(part) > len(pool) for part, pool in self.pools.items()):
             raise BadInput(f"{inject}: more than were named; name more, by number or label")

@@ -183,6 +183,7 @@ def test_factors_are_crossed_with_presets_and_named_apart() -> None:
         (lambda: ground(ScriptedEngine([])).features("style+style+style"), "more than were named"),
         (lambda: ground(ScriptedEngine([])).features("7+style"), "rollout 0 would get features .7, 7."),
         (lambda: cells(None, {"tools": "full,none", "hint": "full"}, "m"), "a hint that tools may help needs tools"),
+        (lambda: ground(ScriptedEngine([])).features("none+7"), "none stands alone"),
         (lambda: strength_of({**BASE, "strength": "nan"}), "strength 'nan'"),
         (lambda: check_rounds(8, inject_at=4, remove_at=4), "remove-at 4"),
         (lambda: check_rounds(8, forget_at=1), "no history before round 1"),
