@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from analysis import findings
 from analysis.chosen import AFTER, AFTER_SHARES, ANSWERS, CITED, CONTENT, INJECTED, WROTE
 from analysis.stats import minimum_detectable_rate
-from analysis.summary import Cell, Summary
+from analysis.summary import MOST_COMPARED, Cell, Summary
 from analysis.words import SHORT, Table, p_value, rate, worded
 
 __all__ = ["asked", "found", "tables"]
@@ -75,6 +75,11 @@ def found(summary: Summary) -> list[str]:
         + (f"{' and '.join(lost)}, in no rate and listed apart." if lost else "none failed, none is unfinished.")
     ]
     lines += findings.foretold(summary)
+    if len(summary.groups) > MOST_COMPARED:
+        lines.append(
+            f"{len(summary.groups)} groups are too many to compare each with each (over {MOST_COMPARED}): "
+            "`selfsteer report --by scenario`, or by another column, makes larger ones."
+        )
     if summary.comparisons:
         small = [c for c in summary.comparisons if c.p_adjusted < 0.05]
         tested = _tested(summary)

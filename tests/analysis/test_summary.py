@@ -12,8 +12,8 @@ import pytest
 
 from analysis import load, stats
 from analysis.chosen import COMPARED
-from analysis.summary import rates_frame, summarise
-from analysis.tables import tables
+from analysis.summary import MOST_COMPARED, rates_frame, summarise
+from analysis.tables import found, tables
 from tests.analysis.synthetic import Story, held
 
 
@@ -98,3 +98,13 @@ def test_the_setting_says_when_rollouts_share_problems(tmp_path: Path, problems:
     for seed in range(4):
         Story("a", seed, {"problem": f"p{seed % problems}", "accept": ["x"]}).say("x").say("x").end().write(tmp_path)
     assert dict(summarise(load(tmp_path)).setting)["problems"].startswith(says)
+
+
+def test_hundreds_of_groups_are_not_compared_each_with_each_and_the_page_says_so(tmp_path):
+    for cell in range(MOST_COMPARED + 1):
+        Story(f"cell{cell:03}", 0).say("words").end().write(tmp_path)
+    summary = summarise(load(tmp_path))
+    assert summary.comparisons == ()
+    assert any(f"{MOST_COMPARED + 1} groups are too many" in line for line in found(summary))
+    fewer = summarise(load(tmp_path), by="framing")
+    assert not any("too many" in line for line in found(fewer))
