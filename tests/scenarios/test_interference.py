@@ -259,6 +259,26 @@ def test_what_nobody_named_is_asked_for_before_a_model_loads(tmp_path: Path) -> 
     assert "which style? name features with --styles" in str(call("run", "interference", *options).exception)
 
 
+def test_nothing_added_is_nothing_injected_and_a_view_shows_only_in_results(tmp_path: Path) -> None:
+    from agents.transcript import Turn
+    from scenarios.interference import interference
+
+    def tokens(name: str, **changed: str) -> list[list[tuple[int, ...]]]:
+        cell = {"label_view": "true", "hint": "none", "check": "absent", **changed}
+        interference(**cell, seeds=2, max_tokens=32, uncalibrated=True, out=tmp_path / name)
+        records = [read(path_of(tmp_path / name, NAME, seed)) for seed in range(2)]
+        return [[e.tokens for e in r.events if isinstance(e, Turn | Response)] for r in records]
+
+    none = tokens("none", inject="none")
+    assert tokens("zero", strength="0") == none and tokens("arm", injection_arm="zero") == none
+    true, opaque = tokens("true"), tokens("opaque", label_view="opaque")
+    assert true != none
+    for seed in range(2):
+        calls = [e.round for e in read(path_of(tmp_path / "true", NAME, seed)).events if isinstance(e, Call) and e.rows]
+        alike = 2 * min(calls, default=ROUNDS)  # turns and responses before the first result is told
+        assert true[seed][:alike] == opaque[seed][:alike]
+
+
 def test_a_run_does_not_go_on_with_other_turns_and_topics_have_names_of_their_own(tmp_path: Path) -> None:
     from scenarios.interference import interference
 
