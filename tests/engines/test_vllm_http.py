@@ -241,8 +241,10 @@ def test_a_server_that_restarts_is_vetted_and_used_again() -> None:
 
 def lost_and_back(here: Here, fleet: Fleet) -> Exception:
     """What a plan comes to whose server breaks under it and is then what `here` and `fleet` have been made to be."""
-    for plan in (Plan("1-0", (15,)), Plan("2-0", (13,))):
-        fleet.submit(plan)
+    fleet.submit(Plan("1-0", (15,)))
+    while not here.core.seen:  # else the one that breaks the server may be there and gone before it
+        time.sleep(0.001)
+    fleet.submit(Plan("2-0", (13,)))
     error = finish(fleet)["1-0"]
     assert isinstance(error, Unreachable)
     return error
