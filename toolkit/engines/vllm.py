@@ -200,7 +200,8 @@ class VllmEngine:
     def _canary(self, layer: int, ask: Ask) -> None:
         """Steer a known direction at `layer` and see that the logits move; raises SteeringError if they do not."""
         self._canaries += 1
-        token = min(self.tokenizer.stop_tokens, default=0)
+        # not a stop token: that may be padding too, whose embedding is zero and has no direction to turn from
+        token = self.tokenizer.document("Hello")[-1]
         name, wanted = f"0-canary-{self._canaries}", ((0, tuple(range(self.info.vocabulary))),)
         plain = Plan(name, (token,), layers=(layer,), positions=(0,), score=wanted, anew=True)
         before = ask(plain)
