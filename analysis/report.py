@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from analysis.claims.kept import kept
 from analysis.claims.predictions import foretold
 from analysis.coding import judgements
 from analysis.contrast import contrasts
@@ -59,7 +60,7 @@ def report(run_dir: str | Path, out: str | Path | None = None, by: str = "condit
     remained = of_run(run_dir, frames)
     summary = summarise(
         frames, by=by, judged=judged if len(judged) else None, predictions=foretold(run_dir, frames),
-        own=(*(remaining(remained) if remained else ()), *contrasts(frames, by), *orders(frames)),
+        own=(*(remaining(remained) if remained else ()), *contrasts(frames, by), *orders(frames), *kept(run_dir)),
     )  # fmt: skip
     folder = Path(out) if out is not None else Path(run_dir) / "report"
     folder.mkdir(parents=True, exist_ok=True)
