@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from tests.engines import contract
 from tests.engines.contract import ENGINES, Entry, Reference
+from tests.engines.served import Here, serving
 from toolkit.engines.base import Engine
 
 
@@ -35,3 +37,10 @@ def case(request: pytest.FixtureRequest) -> Case:
     engine.attach(contract.style())
     engine.attach(contract.several())
     return Case(request.param, entry, engine, contract.reference(entry.dtype))
+
+
+@pytest.fixture
+def here() -> Iterator[list[Here]]:
+    """Two servers of plans in this process."""
+    with serving(2) as both:
+        yield both
