@@ -35,13 +35,17 @@ def answer(plan: Plan) -> Outcome:
 
 
 class ScriptedCore:
-    """Takes `steps` steps for a plan. A plan of token 13 breaks the step, one of 14 is refused, 15 never ends."""
+    """Takes `steps` steps for a plan. A plan of token 13 breaks the step, one of 14 is refused, 15 never ends.
+
+    With one of token 16 a step does not end, with one of 17 it ends by an error that nobody has foreseen.
+    """
 
     def __init__(self, steps: int = 2, name: str = "tiny") -> None:
         self.about = {**ABOUT, "name": name}
         self.steps, self.left, self.plans = steps, {}, {}
         self.cancelled: list[str] = []
         self.seen = 0
+        self.released = threading.Event()
 
     def submit(self, plan: Plan) -> None:
         if plan.tokens[0] == 14:
@@ -54,6 +58,10 @@ class ScriptedCore:
         if any(plan.tokens[0] == 13 for plan in self.plans.values()):
             self.plans, self.left = {}, {}
             raise SteeringError("a thirteen came")
+        if any(plan.tokens[0] == 16 for plan in self.plans.values()):
+            self.released.wait()
+        if any(plan.tokens[0] == 17 for plan in self.plans.values()):
+            raise AttributeError("a seventeen came")
         for name in self.left:
             self.left[name] -= self.plans[name].tokens[0] != 15
         done = [name for name, left in self.left.items() if not left]
@@ -89,6 +97,7 @@ def serving(number: int, **options: Any) -> Iterator[list[Here]]:
         threading.Thread(target=some[-1].server.serve_forever, args=(0.01,), daemon=True).start()
     yield some
     for one in some:
+        one.core.released.set()
         one.server.shutdown()
         one.server.server_close()
 
@@ -119,9 +128,7 @@ class Process:
 
 
 def some_plans(n: int, most: int = 3) -> list[Plan]:
-    return [
-        Plan(f"{i}-0", (20 + i, 5), (Row(), Row(f"s{i}", {1: np.ones(4, np.float32)})), most=most) for i in range(n)
-    ]
+    return [Plan(f"{i}-0", (20 + i, 5), (Row(), Row({1: np.full(4, i, np.float32)})), most=most) for i in range(n)]
 
 
 def finish(fleet: Fleet) -> dict[str, Outcome | Exception]:

@@ -5,18 +5,24 @@ Servers that are lost are in test_vllm_lost.py; what is served over HTTP for rea
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.server
+import json
 import socket
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.engines.served import Here, assert_all_answered, finish, some_plans
+from tests.engines.served import ABOUT, Here, assert_all_answered, finish, some_plans
+from toolkit.engines import vllm_http
 from toolkit.engines.vllm_http import Fleet, checked
-from toolkit.engines.vllm_plan import Plan
+from toolkit.engines.vllm_plan import LARGEST, Plan, Row, pack, received
 from toolkit.errors import BadInput, Unreachable, Unsupported
 
 # ------------------------------------------------------------------ all is well
@@ -118,21 +124,111 @@ def test_a_web_server_that_is_not_ours_is_refused() -> None:
 def test_addresses() -> None:
     assert checked("node7:8000") == "http://node7:8000"
     assert checked("https://node7/") == "https://node7"
-    for wrong in ("", "ftp://node7", "http://"):
+    for wrong in ("", "ftp://node7", "http://", "node7:99999", "node7:x", "http://node7/models"):
         with pytest.raises(BadInput, match="no address"):
             checked(wrong)
     with pytest.raises(BadInput, match="no server was named"):
         Fleet([], "tiny")
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status"), [("/plan", b"{}", 400), ("/plan", b"\xff", 400), ("/x", b"{}", 404)]
-)
-def test_what_is_no_plan_is_refused_and_the_server_lives(here: list[Here], path: str, body: bytes, status: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", here[0].server.server_port, timeout=10)
-    connection.request("POST", path, body)
-    assert connection.getresponse().status == status
+def posted(here: Here, path: str, body: bytes, size: int | None = None) -> tuple[int, dict[str, Any]]:
+    """The status and the JSON of the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", here.server.server_port, timeout=10)
+    connection.request("GET", "/about")
+    started = json.loads(connection.getresponse().read())["started"]
     connection.close()
+    connection.request("POST", path, body, {"If-Match": started, "Content-Length": str(size or len(body))})
+    response = connection.getresponse()
+    found = json.loads(response.read()) if response.status == 200 else {}
+    connection.close()
+    return response.status, found
+
+
+PLAN = Plan(
+    "1-0", (20, 5), (Row(), Row({1: np.ones(4, np.float32)})), ((0, 1, 1),), stream=("a", 1), score=((0, (3,)),)
+)
+WRONG: list[dict[str, Any]] = [
+    {"tokens": []},
+    {"tokens": ["20"]},
+    {"tokens": [97]},
+    {"tokens": [1.0]},
+    {"most": 98},
+    {"most": 0},
+    {"after": 2},
+    {"runs": [[0, 3, 1]]},
+    {"runs": [[0, 1, 2]]},
+    {"runs": [[-1, 1, 1]]},
+    {"rows": []},
+    {"rows": [[]]},
+    {"rows": [{"1": pack(np.ones(4))}]},
+    {"rows": [{}, {"2": pack(np.ones(4))}]},
+    {"rows": [{}, {"1": pack(np.ones(3))}]},
+    {"rows": [{}, {"1": pack(np.full(4, np.nan))}]},
+    {"rows": [{}, {"1": "gASVBQAAAAAAAABLAS4="}]},
+    {"layers": [2]},
+    {"positions": [2]},
+    {"score": [[2, [3]]]},
+    {"score": [[0, [97]]]},
+    {"temperature": "hot"},
+    {"temperature": float("nan")},
+    {"top_p": 0},
+    {"stream": [None]},
+    {"anew": "yes"},
+    {"unknown": 1},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_plan_that_would_break_the_step_of_others_is_refused(here: list[Here], wrong: dict[str, Any]) -> None:
+    status, found = posted(here[0], "/plan", json.dumps({**json.loads(PLAN.to_bytes()), **wrong}).encode())
+    assert status == 200 and found["error"]["kind"] == "BadInput" and "version" in found["error"]["message"]
+    assert not here[0].core.seen
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=2), st.lists, max_leaves=4
+)
+
+
+@given(st.sampled_from([*vars(PLAN)]), ANYTHING)
+def test_nothing_that_comes_over_the_wire_is_more_than_a_plan_or_bad_input(name: str, value: Any) -> None:
+    with contextlib.suppress(BadInput):
+        plan = received(json.dumps({**json.loads(PLAN.to_bytes()), name: value}).encode(), ABOUT)
+        assert plan.row_ids().max() < len(plan.rows) and len(plan.row_ids()) <= ABOUT["window"]
+
+
+@pytest.mark.parametrize("body", [b"{}", b"\xff", b"[]", b"7", b"[" * 10_000, b"\x80\x04K\x01."])
+def test_what_is_no_plan_is_refused_and_the_server_lives(here: list[Here], body: bytes) -> None:
+    status, found = posted(here[0], "/plan", body)
+    assert status == 200 and "this is no plan" in found["error"]["message"]
     fleet, plans = Fleet([here[0].url], "tiny"), some_plans(1)
     fleet.submit(plans[0])
     assert_all_answered(finish(fleet), plans)
+
+
+def test_other_requests_are_refused(here: list[Here]) -> None:
+    assert posted(here[0], "/x", b"{}")[0] == 404
+    assert posted(here[0], "/plan", b"{}", LARGEST + 1)[0] == 413
+
+
+def test_a_request_that_no_server_takes_is_refused_where_it_is_made(here: list[Here], monkeypatch) -> None:
+    monkeypatch.setattr(vllm_http, "LARGEST", 100)
+    fleet = Fleet([here[0].url], "tiny")
+    fleet.submit(PLAN)
+    error = finish(fleet)[PLAN.id]
+    assert isinstance(error, BadInput) and "steer at fewer layers" in str(error)
+
+
+@pytest.mark.parametrize(
+    "said", [b"[1]", b"{}", b'{"error": {}}', b'{"outcome": {"tokens": [1]}}', b'{"outcome": 3}', b'{"outcome": {"tok']
+)
+def test_an_answer_that_is_none_is_a_lost_server(here: list[Here], monkeypatch, said: bytes) -> None:
+    def says(self: Any) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._begin()
+        self.wfile.write(said)
+
+    monkeypatch.setattr(here[0].server.RequestHandlerClass, "do_POST", says)
+    fleet = Fleet([here[0].url], "tiny", tries=1)
+    fleet.submit(PLAN)
+    assert isinstance(finish(fleet)[PLAN.id], Unreachable)

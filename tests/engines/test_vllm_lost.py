@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import replace
+from typing import Any
 
-from tests.engines.served import Here, Process, answer, assert_all_answered, finish, some_plans
+import pytest
+
+from tests.engines.served import Here, Process, answer, assert_all_answered, finish, serving, some_plans
 from toolkit.engines import vllm_http
 from toolkit.engines.vllm_http import Fleet
-from toolkit.engines.vllm_plan import Plan
+from toolkit.engines.vllm_plan import Ask, Plan, Vet
 from toolkit.errors import SteeringError, Unreachable
 
 # ------------------------------------------------------------------ servers that are lost
@@ -42,6 +45,115 @@ def test_a_server_that_restarts_is_vetted_and_used_again() -> None:
         assert vetted == [1, answer(plan).tokens[0]]
     finally:
         second.kill()
+
+
+def counting(vetted: list[int]) -> Vet:
+    def vet(ask: Ask) -> None:
+        vetted.append(ask(Plan("v", (30,))).tokens[0])
+
+    return vet
+
+
+def test_a_server_that_was_started_anew_between_two_plans_is_vetted_before_the_second() -> None:
+    """Nothing was in flight, so nobody has seen it go: what it is now must be known before it computes anything."""
+    first, vetted, plans = Process(), [], some_plans(2)
+    fleet = Fleet([first.url], "tiny")
+    fleet.vet(counting(vetted))
+    fleet.submit(plans[0])
+    found = finish(fleet)
+    first.kill()
+    second = Process(first.port)
+    try:
+        fleet.submit(plans[1])
+        assert_all_answered({**found, **finish(fleet)}, plans)
+        assert vetted == [30, 30]
+    finally:
+        second.kill()
+
+
+def test_a_server_that_was_started_anew_with_another_model_is_not_asked(monkeypatch) -> None:
+    monkeypatch.setattr(vllm_http, "LONGEST_WAIT", 0.1)
+    first = Process()
+    fleet, plan = Fleet([first.url], "tiny", patience_s=1.0), some_plans(1)[0]
+    first.kill()
+    second = Process(first.port, name="large")
+    try:
+        fleet.submit(plan)
+        error = finish(fleet)[plan.id]
+        assert isinstance(error, Unreachable) and "serves large" in str(error)
+    finally:
+        second.kill()
+
+
+def test_a_cancelled_plan_is_no_loss_of_its_server(here: list[Here]) -> None:
+    fleet, vetted = Fleet([here[0].url], "tiny"), []
+    fleet.vet(counting(vetted))
+    for i in range(8):
+        fleet.submit(Plan(f"{i}-0", (15,)))
+    until = time.monotonic() + 10
+    while here[0].core.seen < 9 and time.monotonic() < until:
+        time.sleep(0.001)
+    fleet.cancel(*(f"{i}-0" for i in range(8)))
+    while len(here[0].core.cancelled) < 8 and time.monotonic() < until:
+        time.sleep(0.01)
+    plan = Plan("9-0", (30,))
+    fleet.submit(plan)
+    assert_all_answered(finish(fleet), [plan])
+    assert vetted == [30] and fleet._addresses[0].losses == 0
+
+
+def test_a_plan_that_breaks_every_step_fails_alone(here: list[Here], monkeypatch) -> None:
+    """What the plans beside it lose at once is one loss, vetted by one of them, and they come out in the end."""
+    monkeypatch.setattr(vllm_http, "LONGEST_WAIT", 0.05)
+    fleet, vetted, plans = Fleet([here[0].url], "tiny"), [], some_plans(12)
+    fleet.vet(counting(vetted))
+    here[0].core.steps = 50
+    for plan in plans:
+        fleet.submit(plan)
+    fleet.submit(Plan("13-0", (13,)))
+    found = finish(fleet)
+    assert "4 servers were lost" in str(found.pop("13-0"))
+    assert_all_answered(found, plans)
+    assert len(vetted) <= 1 + 4 and fleet._addresses[0].era == 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("token", [16, 17], ids=["never ends", "ends by an error that nobody has foreseen"])
+def test_a_server_whose_step_fails_in_another_way_is_left_for_another(here: list[Here], token: int) -> None:
+    """Its threads go on to say that they are alive; that must not keep anybody waiting."""
+    broken: list[int] = []
+    with serving(1, stuck_s=0.3, broken=lambda: broken.append(1)) as bad:
+        alone, plan = Fleet([bad[0].url], "tiny", patience_s=1.0, tries=1), Plan("1-0", (token,))
+        alone.submit(plan)
+        error = finish(alone)["1-0"]
+        assert isinstance(error, Unreachable) and "the server's engine" in str(error) and broken
+        fleet, plans = Fleet([bad[0].url, here[0].url], "tiny"), some_plans(6)
+        for one in plans:
+            fleet.submit(one)
+        assert_all_answered(finish(fleet), plans)
+
+
+def test_a_gateway_that_does_not_reach_its_server_is_asked_again(here: list[Here], monkeypatch) -> None:
+    handler, asked = here[0].server.RequestHandlerClass, []
+    carried = handler.do_POST
+
+    def busy(self: Any) -> None:
+        asked.append(1)
+        self.send_error(503) if len(asked) == 1 else carried(self)
+
+    monkeypatch.setattr(handler, "do_POST", busy)
+    fleet, plans = Fleet([here[0].url], "tiny"), some_plans(1)
+    fleet.submit(plans[0])
+    assert_all_answered(finish(fleet), plans)
+    assert len(asked) == 2
+
+
+def test_a_server_that_goes_before_steering_was_tried_on_it_is_named() -> None:
+    only = Process()
+    fleet = Fleet([only.url], "tiny")
+    only.kill()
+    with pytest.raises(Unreachable, match=f"{only.url} was lost while steering was tried"):
+        fleet.vet(counting([]))
 
 
 def lost_and_back(here: Here, fleet: Fleet) -> Exception:

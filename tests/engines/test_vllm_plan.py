@@ -13,7 +13,7 @@ from toolkit.engines.vllm_plan import Outcome, Plan, Row, salt
 
 
 def row(digest: str) -> Row:
-    return Row(digest, {0: np.full(3, len(digest), np.float32)} if digest else {})
+    return Row({0: np.full(3, ord(digest), np.float32)} if digest else {})
 
 
 @st.composite

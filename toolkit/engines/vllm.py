@@ -174,7 +174,7 @@ class VllmEngine:
     def _row(self, steering: Steering) -> Row:
         if steering not in self._rows:
             deltas = self._table.deltas(steering)
-            self._rows[steering] = Row(steering.digest, {layer: delta.numpy() for layer, delta in deltas.items()})
+            self._rows[steering] = Row({layer: delta.numpy() for layer, delta in deltas.items()})
         return self._rows[steering]
 
     # ------------------------------------------------------------------ outcomes as results
@@ -210,7 +210,7 @@ class VllmEngine:
         residual = before.residuals[0, 0]
         # the residual turned by a quarter: as long as it, and in another direction whatever it is
         turned = np.concatenate([residual[1::2], -residual[::2]])[: self.info.d_model]
-        rows = (Row(), Row(name, {layer: turned}))
+        rows = (Row(), Row({layer: turned}))
         after = ask(replace(plain, id=f"{name}-steered", rows=rows, runs=((0, 1, 1),)))
         if not np.abs(np.array(after.scores[0]) - np.array(before.scores[0])).max() > 1e-4:
             raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")

@@ -22,26 +22,34 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from toolkit import errors
-from toolkit.engines.vllm_plan import Outcome, Plan, Vet
+from toolkit.engines.vllm_plan import LARGEST, Outcome, Plan, Vet
 from toolkit.errors import BadInput, SelfsteerError, Unreachable
 
 SAME = ("name", "digest", "n_layers", "d_model", "window", "vocabulary", "dtype", "versions")
 REMEMBERED = 65_536  # turns of conversations whose server is remembered
 LONGEST_WAIT = 30.0  # seconds until a server that is down is asked again
+KINDS = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, SelfsteerError)
+}
 
 
 @dataclass
 class Address:
     """One server. busy: plans that it is working at. losses: in a row; each doubles the wait until down_until.
 
-    why: what went wrong last, "" while all is well; a server is vetted anew before it is used again.
+    why: what went wrong last, "" while all is well; a server is vetted anew, by one plan's thread, before it is used
+    again. started: the word of the start that was vetted; the server takes no plan that names another one.
+    era: how often it was lost, so that all the plans that notice one loss count as one.
     """
 
     url: str
+    started: str = ""
     busy: int = 0
     losses: int = 0
     down_until: float = 0.0
     why: str = ""
+    era: int = 0
+    vetting: bool = False
 
 
 @dataclass
@@ -51,6 +59,14 @@ class Trip:
     plan: Plan
     sock: socket.socket | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class NotTaken(ConnectionError):
+    """A server that is there and has not taken the plan."""
+
+
+class StepFailed(Unreachable):
+    """A server that says that its engine has failed at this plan, or at another one beside it."""
 
 
 class Fleet:
@@ -81,9 +97,9 @@ class Fleet:
                 f"{self._addresses[0].url} serves {self.about['name']}, not {model}; start a server of {model}, or name"
                 " the model that is served"
             )
-        for address in self._addresses[1:]:
-            self._check_same(address)
-        self._lock = threading.Condition()
+        for address in self._addresses:
+            address.started = self._check_same(address)
+        self._lock, self._suspects = threading.Condition(), threading.Lock()
         self._trips: dict[str, Trip] = {}
         self._done: queue.Queue[tuple[str, Trip, Outcome | Exception]] = queue.Queue()
         self._homes: dict[bytes, Address] = {}
@@ -123,7 +139,10 @@ class Fleet:
         check: takes a function that carries out one plan.
         """
         for address in self._addresses:
-            check(lambda plan, at=address: self._ask(at, Trip(plan)))  # type: ignore[misc]
+            try:
+                check(lambda plan, at=address: self._ask(at, at.started, Trip(plan)))  # type: ignore[misc]
+            except (Unreachable, ConnectionError) as error:
+                raise Unreachable(f"{address.url} was lost while steering was tried on it: {error}") from error
         self._vets.append(check)
 
     # ------------------------------------------------------------------ on the way
@@ -140,56 +159,78 @@ class Fleet:
 
     def _carried(self, trip: Trip) -> Outcome:
         """Find a server for a plan, and another when that one is lost. Raises Unreachable when there is none left."""
-        waiting, lost = time.monotonic(), 0
+        waiting, lost, broken = time.monotonic(), 0, 0
         while not trip.cancelled.is_set():
             if time.monotonic() - waiting > self.patience_s:
                 raise Unreachable(f"no server has answered for {self.patience_s:g} s: {self._reasons()}")
             if lost >= self.tries:
                 raise Unreachable(f"{lost} servers were lost over one request: {self._reasons()}")
-            address = self._home(trip.plan)
-            if address is None:
-                continue
-            try:
-                if address.why:
-                    self._welcome(address)
-                outcome = self._ask(address, trip)
-                self._settle(address, trip.plan, outcome)
+            # of plans that were twice in a step that failed, one may be why: they go one by one
+            with self._suspects if broken >= 2 else contextlib.nullcontext():
+                outcome = self._tried(trip)
+            if isinstance(outcome, Outcome):
                 return outcome
-            except Unreachable as error:
-                waiting, lost = time.monotonic(), lost + 1
-                self._lose(address, str(error))
-            except ConnectionError as error:  # nobody there, so the plan was not taken
-                self._lose(address, str(error))
-            finally:
-                with self._lock:
-                    address.busy -= 1
+            if isinstance(outcome, Unreachable):
+                waiting, lost, broken = time.monotonic(), lost + 1, broken + isinstance(outcome, StepFailed)
         raise Unreachable("nobody waits for this request any more")
 
-    def _home(self, plan: Plan) -> Address | None:
-        """The server of this conversation, else the least busy one; None, after a moment, if all are down."""
+    def _tried(self, trip: Trip) -> Outcome | Unreachable | None:
+        """The outcome of a plan, or how a server was lost over it, or None if no server has taken it."""
+        found = self._home(trip.plan)
+        if found is None:
+            return None
+        address, era, vetting = found
+        try:
+            if vetting:
+                self._welcome(address)
+            outcome = self._ask(address, address.started, trip)
+            self._settle(address, trip.plan, outcome)
+            return outcome
+        except (Unreachable, ConnectionError) as error:
+            if not trip.cancelled.is_set():  # else it was this side that hung up
+                self._lose(address, era, str(error))
+            return error if isinstance(error, Unreachable) else None
+        finally:
+            with self._lock:
+                address.busy -= 1
+                address.vetting = address.vetting and not vetting
+
+    def _home(self, plan: Plan) -> tuple[Address, int, bool] | None:
+        """The server of this conversation, else the least busy one; None, after a moment, if all are down.
+
+        With it its era, and whether it was lost: then this plan, and no other, sees whether it is what it was.
+        """
         with self._lock:
             now = time.monotonic()
-            up = [a for a in self._addresses if a.down_until <= now]
+            up = [a for a in self._addresses if a.down_until <= now and not a.vetting]
             if not up:
-                self._lock.wait(max(0.01, min(a.down_until for a in self._addresses) - now))
+                soonest = min((a.down_until for a in self._addresses if not a.vetting), default=now + 1)
+                self._lock.wait(min(1.0, max(0.01, soonest - now)))
                 return None
             known = (self._homes.get(key) for key in reversed(keys(plan.tokens, plan.cuts)))
             address = next((a for a in known if a in up), None) or min(up, key=lambda a: a.busy)
             address.busy += 1
-            return address
+            address.vetting = bool(address.why)
+            return address, address.era, address.vetting
 
     def _welcome(self, address: Address) -> None:
         """See that a server that was lost is what it was. Raises ConnectionError if it is not, or not yet."""
         try:
-            self._check_same(address)
+            started = self._check_same(address)
             for check in list(self._vets):
-                check(lambda plan: self._ask(address, Trip(plan)))
+                check(lambda plan: self._ask(address, started, Trip(plan)))
         except SelfsteerError as error:
             raise ConnectionError(str(error)) from error
-        address.why, address.losses = "", 0
-
-    def _lose(self, address: Address, why: str) -> None:
         with self._lock:
+            address.started, address.why, address.losses, address.vetting = started, "", 0, False
+            self._lock.notify_all()
+
+    def _lose(self, address: Address, era: int, why: str) -> None:
+        """Leave a server alone for a while; `era` says which loss this is, which others may have noticed too."""
+        with self._lock:
+            if era != address.era:
+                return
+            address.era += 1
             address.losses += 1
             address.why = why or "it was lost"
             address.down_until = time.monotonic() + min(LONGEST_WAIT, 0.25 * 2**address.losses)
@@ -208,12 +249,17 @@ class Fleet:
 
     # ------------------------------------------------------------------ one server
 
-    def _ask(self, address: Address, trip: Trip) -> Outcome:
-        """Carry out a plan on one server.
+    def _ask(self, address: Address, started: str, trip: Trip) -> Outcome:
+        """Carry out a plan on one server, if it is still the one that was started under this word.
 
         Raises ConnectionError if it did not take the plan, Unreachable if it was lost over it, and what the server
         raised, which no other server would do otherwise.
         """
+        data = trip.plan.to_bytes()
+        if len(data) > LARGEST:
+            raise BadInput(
+                f"a request takes {len(data)} bytes, a server {LARGEST}; steer at fewer layers, or more rarely"
+            )
         connection = self._connection(address)
         try:
             try:
@@ -221,29 +267,41 @@ class Fleet:
                 trip.sock = connection.sock
                 if trip.cancelled.is_set():
                     raise Unreachable("nobody waits for this request any more")
-                connection.request("POST", "/plan", trip.plan.to_bytes())
+                connection.request("POST", "/plan", data, {"If-Match": started})
             except OSError as error:
                 raise ConnectionError(f"it does not answer ({error})") from error
             found = self._answer(connection)
         finally:
             connection.close()
-        if "error" in found:
-            kind = getattr(errors, str(found["error"]["kind"]), errors.SteeringError)
-            raise kind(f"{address.url}: {found['error']['message']}")
-        return Outcome.from_json(found["outcome"])
+        try:
+            if "error" not in found:
+                return Outcome.from_json(found["outcome"])
+            kind, message = str(found["error"]["kind"]), f"{address.url}: {found['error']['message']}"
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unreachable(f"its answer is none of a selfsteer server of this version ({error!r})") from error
+        raise {**KINDS, "Unreachable": StepFailed}.get(kind, errors.SteeringError)(message)
 
     def _answer(self, connection: http.client.HTTPConnection) -> dict[str, Any]:
         """The JSON that a server sends in its own time; blanks before it say that the server is alive."""
         began, parts = time.monotonic(), []
         try:
             response = connection.getresponse()
+            if response.status == http.HTTPStatus.PRECONDITION_FAILED:
+                raise NotTaken("it was started anew")
+            if response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:  # a proxy that does not reach it, say
+                raise NotTaken(f"it answers {response.status} {response.reason}")
             if response.status != http.HTTPStatus.OK:
                 raise BadInput(f"the server refused it: {response.status} {response.reason}; is it a selfsteer server?")
             while part := response.read1(2**20):
                 parts.append(part)
                 if self.slow_s is not None and time.monotonic() - began > self.slow_s:
                     raise Unreachable(f"it has worked at one request for {self.slow_s:g} s")
-            return dict(json.loads(b"".join(parts)))
+            found = json.loads(b"".join(parts))
+            if not isinstance(found, dict):
+                raise ValueError("no object")
+            return found
+        except NotTaken:
+            raise
         except TimeoutError as error:
             raise Unreachable(f"it has been silent for {self.silence_s:g} s") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -254,7 +312,12 @@ class Fleet:
         connection = self._connection(address)
         try:
             connection.request("GET", "/about")
-            return self._answer(connection)
+            about = self._answer(connection)
+            if lacking := {*SAME, "started"} - set(about):
+                raise BadInput(
+                    f"{address.url} does not say its {min(lacking)}; is it a selfsteer server of this version?"
+                )
+            return about
         except OSError as error:
             raise Unreachable(
                 f"the server {address.url} does not answer ({error}); start it with"
@@ -263,15 +326,16 @@ class Fleet:
         finally:
             connection.close()
 
-    def _check_same(self, address: Address) -> None:
-        """Raises BadInput if a server is not the same as the first one was at the start."""
+    def _check_same(self, address: Address) -> str:
+        """The word of this start. Raises BadInput if a server is not the same as the first one was at the start."""
         about = self._about(address)
         for key in SAME:
-            if about.get(key) != self.about[key]:
+            if about[key] != self.about[key]:
                 raise BadInput(
-                    f"{address.url} serves {about.get('name')} with {key} {about.get(key)}, the first server"
+                    f"{address.url} serves {about['name']} with {key} {about[key]}, the first server"
                     f" {self.about['name']} with {self.about[key]}; the servers of one run must be alike"
                 )
+        return str(about["started"])
 
     def _connection(self, address: Address) -> http.client.HTTPConnection:
         parts = urlsplit(address.url)
@@ -282,7 +346,16 @@ class Fleet:
 def checked(address: str) -> str:
     """Raises BadInput for what is no address of a server."""
     parts = urlsplit(address if "//" in address else f"http://{address}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        right = (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and (parts.port or 1)
+            and not parts.path.strip("/")
+        )
+    except ValueError:  # a port that is no number, or too large
+        right = False
+    if not right:
         raise BadInput(f"{address!r} is no address of a server; use one such as http://127.0.0.1:8000")
     return parts.geturl().rstrip("/")
 

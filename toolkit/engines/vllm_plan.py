@@ -9,22 +9,31 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.errors import BadInput
+
 Floats = NDArray[np.float32]
+LARGEST = 2**30  # bytes of one plan
 
 
 @dataclass(frozen=True)
 class Row:
-    """One steering: its digest, and what it adds at which layer, [D] float32. No layer: nothing, which is row 0."""
+    """One steering: what it adds at which layer, [D] float32. No layer: nothing, which is row 0."""
 
-    digest: str = ""
     deltas: Mapping[int, Floats] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the numbers themselves: a server outlives the runs whose rows it keeps, and their names for them."""
+        parts = (f"{layer},{len(delta)},".encode() + delta.tobytes() for layer, delta in sorted(self.deltas.items()))
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:32] if self.deltas else ""
 
 
 @dataclass(frozen=True)
@@ -67,19 +76,19 @@ class Plan:
 
     def to_bytes(self) -> bytes:
         plain = {name: value for name, value in vars(self).items() if name != "rows"}
-        rows = [[row.digest, {layer: pack(delta) for layer, delta in row.deltas.items()}] for row in self.rows]
+        rows = [{layer: pack(delta) for layer, delta in row.deltas.items()} for row in self.rows]
         return json.dumps({**plain, "rows": rows}).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
-        """Raises KeyError, TypeError or ValueError for what is no plan."""
+        """Raises what Python does for what is no plan; `received` is for bytes from elsewhere."""
         found: dict[str, Any] = json.loads(data)
-        rows = tuple(Row(d, {int(layer): unpack(v) for layer, v in deltas.items()}) for d, deltas in found.pop("rows"))
+        rows = tuple(Row({int(layer): unpack(v) for layer, v in deltas.items()}) for deltas in found.pop("rows"))
         for name in ("tokens", "stream", "stops", "layers", "cuts"):
             found[name] = tuple(found[name])
-        found["runs"] = tuple((int(a), int(b), int(c)) for a, b, c in found["runs"])
+        found["runs"] = tuple((start, length, row) for start, length, row in found["runs"])
         found["positions"] = None if found["positions"] is None else tuple(found["positions"])
-        found["score"] = tuple((int(at), tuple(tokens)) for at, tokens in found["score"])
+        found["score"] = tuple((at, tuple(tokens)) for at, tokens in found["score"])
         return cls(rows=rows, **found)
 
 
@@ -117,6 +126,53 @@ class Outcome:
         )
 
 
+def received(data: bytes, about: Mapping[str, Any]) -> Plan:
+    """A plan from the wire, fit to be carried out by the model that `about` describes.
+
+    Raises BadInput for any other: inside vLLM it would break the step, and with it everybody else's plans.
+    """
+    try:
+        plan = Plan.from_bytes(data)
+        wrong = [name for name, right in _demands(plan, about) if not right]
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise BadInput(f"this is no plan ({error!r:.200}); are both sides the same version of selfsteer?") from error
+    if wrong:
+        raise BadInput(f"a plan's {wrong[0]} cannot be right for {about['name']}; both sides must be of one version")
+    return plan
+
+
+def _demands(plan: Plan, about: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    size, layers, width = len(plan.tokens), range(about["n_layers"]), about["d_model"]
+    rows, places, words = range(len(plan.rows)), range(size), range(about["vocabulary"])
+    yield "id", isinstance(plan.id, str)
+    yield "tokens", size > 0 and _within(plan.tokens, words)
+    yield "length", _within((plan.most,), range(1, about["window"] - size + 1))
+    deltas = [(layer, delta) for row in plan.rows for layer, delta in row.deltas.items()]
+    yield "rows", bool(rows) and not plan.rows[0].deltas and _within((layer for layer, _ in deltas), layers)
+    yield "deltas", all(len(delta) == width and bool(np.isfinite(delta).all()) for _, delta in deltas)
+    yield (
+        "runs",
+        _within((row for _, _, row in plan.runs), rows)
+        and all(
+            _within((start,), places) and _within((length,), range(1, size - start + 1))
+            for start, length, _ in plan.runs
+        ),
+    )
+    yield "row", _within((plan.after,), rows)
+    numbers = (plan.temperature, plan.top_p)
+    yield "sampling", all(type(x) in (int, float) for x in numbers) and 0 <= numbers[0] <= 100 and 0 < numbers[1] <= 1
+    yield "stream", all(type(name) in (int, str) for name in plan.stream)
+    yield "stops", all(type(token) is int for token in plan.stops)
+    yield "layers", _within(plan.layers, layers)
+    yield "positions", _within(plan.positions or (), places)
+    yield "score", all(_within((at,), places) and _within(tokens, words) for at, tokens in plan.score)
+    yield "switches", all(type(switch) is bool for switch in (plan.through, plan.logprobs, plan.anew))
+
+
+def _within(numbers: Iterable[Any], allowed: range) -> bool:
+    return all(type(number) is int and number in allowed for number in numbers)
+
+
 Ask = Callable[[Plan], Outcome]
 Vet = Callable[[Ask], None]
 """What every server is held to: given a way to carry out a plan, it raises a SelfsteerError or is content."""
@@ -131,7 +187,8 @@ def salt(plan: Plan) -> str:
     whose steering stays as it is share one, and go on from each other's blocks. A change of steering costs one prefill
     of the whole context. No steering at all is the empty salt, shared by everybody.
     """
-    rows = plan.row_ids()
+    digests = [row.digest for row in plan.rows]
+    rows = np.array([digests.index(digest) for digest in digests])[plan.row_ids()]
     starts = [0, *(np.flatnonzero(np.diff(rows)) + 1).tolist()]
     changes = [(start, plan.rows[rows[start]].digest) for start in starts]
     if changes == [(0, "")]:

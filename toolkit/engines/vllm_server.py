@@ -5,8 +5,9 @@ with text: its reply has no room for how many tokens were steered or for the res
 own reply holds those of every token and forbids the prefix cache. The engine, and with it every guard, is the same
 code as in one process (vllm_core.py); this file only carries bytes.
 
-    GET  /about   what is served: model, digest, sizes, versions
-    POST /plan    one plan as JSON; answers with spaces while it works, then {"outcome": ...} or {"error": ...}
+    GET  /about   what is served: model, digest, sizes, versions, and `started`, another word each time it is started
+    POST /plan    one plan as JSON; answers with spaces while it works, then {"outcome": ...} or {"error": ...}.
+                  Its header If-Match says which start it is for; after another one, 412 and nothing is computed
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from __future__ import annotations
 import json
 import os
 import queue
+import secrets
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 from toolkit import errors
-from toolkit.engines.vllm_plan import Outcome, Plan
+from toolkit.engines.vllm_plan import LARGEST, Outcome, Plan, received
 
-LARGEST = 2**30  # bytes of one plan
 BROKEN = 3  # the exit status of a server whose engine failed; start it again
+STUCK_S = 600.0  # a step that takes longer is not believed to end
 
 
 class Steps(Protocol):
@@ -42,15 +45,19 @@ class Steps(Protocol):
 class Service:
     """One thread that steps the engine, and many that wait for their plan's outcome. New plans join between steps.
 
-    broken: called when a step has failed. What was in flight is then lost here and sent elsewhere by those who asked.
+    broken: called when a step has failed, or has not ended after stuck_s seconds. What was in flight is then lost here
+    and sent elsewhere by those who asked.
     """
 
-    def __init__(self, core: Steps, broken: Any = lambda: None) -> None:
-        self.core, self.broken = core, broken
+    def __init__(self, core: Steps, broken: Any = lambda: None, stuck_s: float = STUCK_S) -> None:
+        self.core, self.broken, self.stuck_s = core, broken, stuck_s
+        self.started = secrets.token_hex(8)
+        self._stepping_since: float | None = None
         self._orders: queue.Queue[tuple[str, Plan | None, queue.Queue[Outcome | Exception]]] = queue.Queue()
         self._waiting: dict[str, queue.Queue[Outcome | Exception]] = {}
         self._count, self._lock = 0, threading.Lock()
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def submit(self, plan: Plan) -> tuple[str, queue.Queue[Outcome | Exception]]:
         """Its name here, under which two clients' plans are apart, and where its outcome will be put."""
@@ -64,17 +71,40 @@ class Service:
     def cancel(self, name: str) -> None:
         self._orders.put((name, None, queue.Queue()))
 
+    @property
+    def about(self) -> dict[str, Any]:
+        return {**self.core.about, "started": self.started}
+
+    def failed(self) -> str:
+        """Why nothing more is to be expected of the engine; "" while it is at work."""
+        since = self._stepping_since
+        if not self._thread.is_alive():
+            return "the server's engine ended by an error of its own; its log says which"
+        if since is not None and time.monotonic() - since > self.stuck_s:
+            return f"the server's engine has been at one step for more than {self.stuck_s:g} s"
+        return ""
+
     def _run(self) -> None:
-        while True:
-            self._take()
-            try:
-                for name, found in self.core.step():
-                    self._waiting.pop(name).put(found)
-            except errors.SteeringError as error:
-                for answer in self._waiting.values():
-                    answer.put(errors.Unreachable(str(error)))
-                self._waiting = {}
-                self.broken()
+        try:
+            while True:
+                self._take()
+                self._step()
+        finally:  # an error that nobody has foreseen: without this, those who wait would do so for ever
+            self.broken()
+
+    def _step(self) -> None:
+        self._stepping_since = time.monotonic()
+        try:
+            for name, found in self.core.step():
+                self._waiting.pop(name).put(found)
+        except errors.SteeringError as error:
+            for answer in self._waiting.values():
+                answer.put(errors.Unreachable(str(error)))
+            self._waiting = {}
+            self.started = secrets.token_hex(8)  # whoever asks again before the end asks what this is now
+            self.broken()
+        finally:
+            self._stepping_since = None
 
     def _take(self) -> None:
         """Take all orders that are there; wait for one if there is nothing else to do."""
@@ -96,25 +126,30 @@ def handler(service: Service, beat_s: float) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         """One request a connection. Its end is the end of the answer, and half an answer is none."""
 
+        timeout = 60  # seconds that a client may be silent in the middle of a request
+
         def do_GET(self) -> None:
             if self.path != "/about":
                 self.send_error(404)
                 return
             self._begin()
-            self.wfile.write(json.dumps(service.core.about).encode())
+            self.wfile.write(json.dumps(service.about).encode())
 
         def do_POST(self) -> None:
             size = self.headers.get("Content-Length", "")
             if self.path != "/plan" or not size.isdigit() or int(size) > LARGEST:
-                self.send_error(404 if self.path != "/plan" else 411)
+                self.send_error(404 if self.path != "/plan" else 413)
                 return
-            try:
-                plan = Plan.from_bytes(self.rfile.read(int(size)))
-            except (KeyError, TypeError, ValueError) as error:
-                self.send_error(400, explain=f"this is no plan: {error!r}")
+            data = self.rfile.read(int(size))
+            if self.headers.get("If-Match") != service.started:
+                self.send_error(412)
                 return
             self._begin()
-            name, answer = service.submit(plan)
+            try:
+                name, answer = service.submit(received(data, service.about))
+            except errors.BadInput as error:
+                self.wfile.write(json.dumps(reply(error)).encode())
+                return
             try:
                 found = self._wait(answer)
                 self.wfile.write(json.dumps(reply(found)).encode())
@@ -131,6 +166,9 @@ def handler(service: Service, beat_s: float) -> type[BaseHTTPRequestHandler]:
                 try:
                     return answer.get(timeout=beat_s)
                 except queue.Empty:
+                    if why := service.failed():
+                        service.broken()
+                        return errors.Unreachable(why)
                     self.wfile.write(b" ")  # alive and at work; blanks before JSON mean nothing
                     self.wfile.flush()
 
@@ -151,9 +189,14 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 1024  # as many rollouts may ask in the same moment
 
 
-def serve(core: Steps, host: str, port: int, beat_s: float = 5.0, broken: Any = None) -> Server:
-    """A server on an address, not yet running; port 0 takes a free one. `serve_forever()` runs it."""
-    return Server((host, port), handler(Service(core, broken or (lambda: None)), beat_s))
+def serve(
+    core: Steps, host: str, port: int, beat_s: float = 5.0, broken: Any = None, stuck_s: float = STUCK_S
+) -> Server:
+    """A server on an address, not yet running; port 0 takes a free one. `serve_forever()` runs it.
+
+    beat_s: how often it says that it is alive. broken, stuck_s: see Service.
+    """
+    return Server((host, port), handler(Service(core, broken or (lambda: None), stuck_s), beat_s))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
