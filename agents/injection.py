@@ -73,22 +73,25 @@ def conversation(
 
 
 def find(dictionary: FeatureDictionary, named: str) -> int:
-    """A feature by its number, by its label in full, or by the meaning of its label (the best match of a search).
+    """A feature by its number or by its label in full, upper or lower case.
 
-    `dictionary` must show its true labels. Raises BadInput if nothing matches.
+    `dictionary` must show its true labels. Raises BadInput for what is neither, naming the labels nearest in meaning: a
+    slip must not inject whatever lies nearest. Raises it too for a label that several features have.
     """
     named = named.strip()
     if named.isdecimal():
         if int(named) >= len(dictionary):
             raise BadInput(f"feature {named} is not in {dictionary.name} (0 to {len(dictionary) - 1})")
         return int(named)
-    exact = next((i for i in range(len(dictionary)) if dictionary.label(i) == named), None)
-    if exact is not None:
-        return exact
-    hits = dictionary.search(named, 1) if named else []
-    if not hits:
-        raise BadInput(f"no feature of {dictionary.name} has a label like {named!r}; name one by its number")
-    return hits[0].feature
+    same = [i for i in range(len(dictionary)) if dictionary.label(i).casefold() == named.casefold()]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        shown = ", ".join(map(str, same[:5])) + (", ..." if len(same) > 5 else "")
+        raise BadInput(f"{len(same)} features of {dictionary.name} are labelled {named!r}; name one by number: {shown}")
+    near = [f"{hit.feature} {dictionary.label(hit.feature)}" for hit in (dictionary.search(named, 3) if named else [])]
+    way = f"nearest in meaning are {'; '.join(near)}. Name" if near else "name"
+    raise BadInput(f"no feature of {dictionary.name} is labelled {named!r}; {way} one by number or label in full")
 
 
 def drawn(dictionary: FeatureDictionary, among: Sequence[int], *name: str | int) -> int:

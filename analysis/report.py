@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from analysis.safe import for_markdown, plain
 from analysis.summary import Summary, summarise
 from analysis.tables import asked, found, tables
 from analysis.words import Table
+from toolkit.errors import BadInput
 
 MOST_ROWS = 12
 """Rows of one table in the terminal; files have them all."""
@@ -53,7 +55,7 @@ class ReportPaths:
 def report(run_dir: str | Path, out: str | Path | None = None, by: str = "condition") -> ReportPaths:
     """Read the run and write RUN/report/ (or `out`): report.html, report.md and one PNG per figure.
 
-    Files are replaced whole. Raises BadInput if the folder holds no transcript.
+    Files are replaced whole. Raises BadInput if the folder holds no transcript, or nothing can be written.
     """
     frames = load(run_dir)
     judged = judgements(run_dir)
@@ -63,7 +65,8 @@ def report(run_dir: str | Path, out: str | Path | None = None, by: str = "condit
         own=(*(remaining(remained) if remained else ()), *contrasts(frames, by), *orders(frames), *kept(run_dir)),
     )  # fmt: skip
     folder = Path(out) if out is not None else Path(run_dir) / "report"
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     first = persistence_drawings(remained, summary) if remained else []
     pictures = [Pictured.of(d) for d in (*first, *injected_drawings(frames, summary), *drawings(frames, summary))]
     figures = tuple(_write(folder / f"{p.drawing.name}.png", p.light) for p in pictures)
@@ -130,10 +133,20 @@ def _row(cells: tuple[str, ...] | list[str], safe: bool = False) -> str:
 def _write(path: Path, data: bytes) -> Path:
     """Write beside the place and move there, so that a reader never sees half a file."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
+    with _writing(path):
+        try:
+            beside.write_bytes(data)
+            beside.replace(path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                beside.unlink()
     return path
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into an error with the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written ({error.strerror}); give another folder with --out") from error

@@ -21,6 +21,7 @@ from analysis.frames import WHOLE, Frames
 from analysis.metrics import METRICS, Metric, measured
 from analysis.provenance import Overlap
 from analysis.words import Table
+from toolkit.errors import BadInput
 
 SETTING = (
     "scenario",
@@ -165,7 +166,12 @@ def summarise(
 
 
 def grouping(frames: Frames, by: str) -> dict[str, list[str]]:
-    """Group name to its rollouts, names in order; a rollout without a value is in the group "(none)"."""
+    """Group name to its rollouts, names in order; a rollout without a value is in the group "(none)".
+
+    Raises BadInput for a column that rollouts have not.
+    """
+    if by not in frames.rollouts:
+        raise BadInput(f"rollouts have no column {by!r}; use one of {', '.join(sorted(frames.rollouts.columns))}")
     names = frames.rollouts[by].astype("string").fillna("(none)")
     return {
         str(name): [str(r) for r in frames.rollouts.loc[names == name, "rollout"]] for name in sorted(names.unique())

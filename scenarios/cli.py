@@ -101,15 +101,14 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     from collections import Counter
 
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from agents.transcript import read
     from scenarios.folder import path_of, read_manifest
 
     manifest = read_manifest(run)
-    table = Table(
-        "condition", "finished", "failed", "unfinished", "not begun", title=plain(f"{manifest['scenario']} in {run}")
-    )
+    columns = ("finished", "failed", "unfinished", "not begun")
+    table = Table(Column("condition", overflow="fold"), *columns, title=plain(f"{manifest['scenario']} in {run}"))
     for condition in manifest["conditions"]:
         counts: Counter[str] = Counter()
         for seed in range(manifest["seeds"]):
@@ -119,7 +118,6 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
                 continue
             end = read(path).end
             counts["unfinished" if end is None else "failed" if end.how == "failed" else "finished"] += 1
-        columns = ("finished", "failed", "unfinished", "not begun")
         table.add_row(plain(condition["name"]), *(str(counts[c]) for c in columns))
     Console().print(table)
 
@@ -128,12 +126,13 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     by: Annotated[str, typer.Option(help="The column that tells groups apart.")] = "condition",
+    out: Annotated[Path | None, typer.Option(help="Folder for the files; default: report in the run.")] = None,
 ) -> None:
     """Tables in the terminal, report.md with figures, and one HTML page with every rollout.
 
     Example: selfsteer report runs/mine
     """
-    typer.echo(f"\nReport: {_report(run, by)}")
+    typer.echo(f"\nReport: {_report(run, by, out)}")
 
 
 app.command()(search)
@@ -187,7 +186,9 @@ def _run(scenario: Callable[..., Any], options: dict[str, Any]) -> Any:
     try:
         outcome = scenario(**options)
     except KeyboardInterrupt:
-        typer.echo(f"Stopped; what is whole is kept. Go on with: selfsteer resume {options['out']}", err=True)
+        begun = (options["out"] / "manifest.json").exists()
+        kept = f"; what is whole is kept. Go on with: selfsteer resume {options['out']}"
+        typer.echo(f"Stopped{kept if begun else ' before anything was computed; the same command begins it'}", err=True)
         raise typer.Exit(130) from None
     _said(outcome, options["out"])
     return outcome
@@ -207,11 +208,11 @@ def _said(outcome: Any, out: Path) -> None:
     typer.echo(f"{out}: {ended}{before}. {speed}.")
 
 
-def _report(run: Path, by: str = "condition") -> Path:
+def _report(run: Path, by: str = "condition", out: Path | None = None) -> Path:
     from analysis.report import print_summary
     from analysis.report import report as written
 
-    paths = written(run, by=by)
+    paths = written(run, out, by)
     print_summary(paths.summary)
     return paths.html
 

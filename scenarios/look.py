@@ -39,7 +39,9 @@ def search(
 def inspect(
     text: Annotated[str, typer.Argument(help="A text for the model to read.")],
     k: Annotated[int, typer.Option("-k", help="How many features to show.")] = 10,
-    steer: Annotated[str, typer.Option(help="Steering in force while it reads, as feature:strength,...")] = "",
+    steer: Annotated[
+        str, typer.Option(help="Steering in force while it reads: feature:strength,... by number or label.")
+    ] = "",
     aggregation: Annotated[str, typer.Option(help="Over the tokens: mean, max or last.")] = "mean",
     model: setting.Model = setting.ORGANISM,
     dictionary: setting.Dictionary = setting.ORGANISM,
@@ -97,15 +99,18 @@ def _at_least_one(k: int) -> None:
 
 
 def _steering(text: str, features: Any) -> Any:
-    """Steering out of "12:0.6,40:-0.3"."""
+    """Steering out of "12:0.6,pirate dialect:-0.3"."""
+    from agents.injection import find
     from toolkit.steering import Intervention, Steering
 
     made = []
     for part in filter(None, (p.strip() for p in text.split(","))):
-        feature, _, strength = part.partition(":")
+        feature, _, strength = part.rpartition(":")
         try:
-            made.append(Intervention(features.key, int(feature), float(strength), source="external"))
-        except ValueError as error:
-            raise BadInput(f"steering {part!r} cannot be read; write feature:strength, as 12:0.6") from error
-        features.label(int(feature))  # says so if there is none
+            size = float(strength)
+        except ValueError:
+            feature = ""
+        if not feature.strip():
+            raise BadInput(f"steering {part!r} cannot be read; write feature:strength, as 12:0.6")
+        made.append(Intervention(features.key, find(features, feature), size, source="external"))
     return Steering.of(*made)

@@ -5,6 +5,7 @@ Knows no engine.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def open_dictionary(
     embedder: a sentence-transformers name or path, which SEARCH compares labels with.
     Raises BadInput, DictionaryMismatch or Unsupported with the way out.
     """
+    if unit is not None and not (math.isfinite(unit) and unit > 0):
+        raise BadInput(f"unit {unit:g} is not a positive number; give one, or none for what the dictionary says")
     folder = Path(source)
     if folder.suffix.lower() in PICKLES:
         raise BadInput(

@@ -16,6 +16,7 @@ from tests.agents.plain import agent, dictionary, drive, engine, in_force, of, s
 from tests.agents.test_rollout import SAYS, generates
 from toolkit.context import Context
 from toolkit.errors import BadInput
+from toolkit.labels import Labels
 from toolkit.steering import NO_STEERING, Intervention, Steering
 
 FEATURES = dictionary()
@@ -96,12 +97,25 @@ def test_an_injection_that_is_none_is_refused(wrong: dict, says: str) -> None:
         replace(Injection(FEATURES, (1,), 0.6, 3), **wrong)
 
 
-def test_features_are_found_by_number_by_label_or_by_meaning() -> None:
-    assert [find(FEATURES, named) for named in ("12", "thing 9", "whatever")] == [12, 9, 0]
+def test_features_are_found_by_number_or_by_label() -> None:
+    assert [find(FEATURES, named) for named in ("12", "thing 9", " Thing 9 ")] == [12, 9, 9]
     with pytest.raises(BadInput, match="feature 64"):
         find(FEATURES, "64")
-    with pytest.raises(BadInput, match="like ''"):
+    with pytest.raises(BadInput, match="labelled ''; name one"):
         find(FEATURES, " ")
+
+
+def test_a_misspelt_feature_is_refused_with_what_is_near_it() -> None:
+    near = FEATURES.search("thign 9", 1)[0].feature  # what a search takes it for
+    with pytest.raises(BadInput, match=f"labelled 'thign 9'; nearest in meaning are {near} thing {near}; "):
+        find(FEATURES, "thign 9")
+
+
+def test_a_label_that_several_features_have_names_none_of_them() -> None:
+    labels = Labels.of(["rain", "ships", "Rain"])
+    with pytest.raises(BadInput, match="2 features of plain are labelled 'rain'; name one by number: 0, 2"):
+        find(replace(FEATURES, labels=labels), "rain")
+    assert find(replace(FEATURES, labels=labels), "ships") == 1
 
 
 def test_a_drawn_feature_is_another_one_and_its_name_alone_decides() -> None:

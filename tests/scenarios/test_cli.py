@@ -56,8 +56,31 @@ def test_status_report_search_and_inspect_answer(ran: Path) -> None:
     reported = call("report", str(ran))
     assert reported.exit_code == 0 and (ran / "report" / "report.html").is_file(), reported.output
     assert "pirate" in call("search", "sea robbers", "-k", "3").output
-    assert "mean over" in call("inspect", "Arr, the rain in Oslo", "--steer", "3:0.5").output
+    by_number, by_label = (call("inspect", "Arr, the rain", "--steer", f"{f}:0.5") for f in ("330", "pirate dialect"))
+    assert "mean over" in by_number.output and by_label.output == by_number.output
     assert "selfsteer" in call("version").output
+
+
+def test_a_report_by_a_column_that_is_none_names_those_there_are(ran: Path) -> None:
+    wrong = call("report", str(ran), "--by", "framings").exception
+    assert isinstance(wrong, SelfsteerError) and "no column 'framings'; use one of" in str(wrong)
+    assert " framing," in str(wrong)
+
+
+def test_a_report_of_a_folder_that_cannot_be_written_goes_elsewhere(ran: Path, tmp_path: Path) -> None:
+    (run := tmp_path / "copy").mkdir()
+    (run / "rollouts").symlink_to(ran / "rollouts")
+    (run / "report").write_text("in the way")
+    wrong = call("report", str(run)).exception
+    assert isinstance(wrong, SelfsteerError) and "give another folder with --out" in str(wrong)
+    done = call("report", str(run), "--out", str(tmp_path / "else"))
+    assert done.exit_code == 0 and (tmp_path / "else" / "report.html").is_file(), done.output
+
+
+def test_a_narrow_terminal_shows_conditions_whole(ran: Path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    name = [line.split("│")[1].strip() for line in call("status", str(ran)).output.splitlines() if "│" in line]
+    assert "".join(name) == "researchpotionsxresearch"
 
 
 @pytest.mark.parametrize(
@@ -82,12 +105,16 @@ def test_status_report_search_and_inspect_answer(ran: Path) -> None:
         (["search", " "], "empty"),
         (["inspect", ""], "empty"),
         (["inspect", "x", "--steer", "3"], "12:0.6"),
-        (["inspect", "x", "--steer", "9999:0.3"], "out of range"),
+        (["inspect", "x", "--steer", "9999:0.3"], "0 to 383"),
+        (["inspect", "x", "--steer", "pirat dialect:0.3"], "330 pirate dialect"),
+        (["inspect", "x", "--model", str(ROOT / "docs")], "config.json"),
+        (["run", "interference", "--inject", "pirat dialect"], "330 pirate dialect"),
         (["inspect", "x", "--aggregation", "median"], "mean"),
         (["run", "free-exploration", "--device", "abacus"], "cpu, cuda"),
         (["run", "free-exploration", "--inspect-k", "0"], "at least 1"),
         (["run", "free-exploration", "--max-tokens", "0"], "max_tokens"),
         (["run", "free-exploration", "--unit", "nan"], "positive"),
+        (["search", "x", "--unit", "inf"], "positive"),
         (["inspect", "x", "--steer", "3:nan"], "nan"),
         (["status", "nowhere"], "no run"),
         (["resume", "nowhere"], "no run"),
@@ -216,13 +243,16 @@ def test_the_texts_of_a_script_are_checked(tmp_path: Path) -> None:
             setting.texts(path, "turn", lists=("many",))
 
 
-def test_a_stopped_run_says_how_to_go_on(monkeypatch, tmp_path: Path) -> None:
+def test_a_stopped_run_says_how_to_go_on_with_what_there_is(monkeypatch, tmp_path: Path) -> None:
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("scenarios.run.run", stopped)
-    done = call(*SMALL, "--out", str(tmp_path / "x"))
-    assert done.exit_code == 130 and f"selfsteer resume {tmp_path / 'x'}" in done.output
+    done = call(*SMALL, "--out", str(tmp_path))
+    assert done.exit_code == 130 and "before anything was computed; the same command begins" in done.output
+    (tmp_path / "manifest.json").write_text("{}")
+    done = call(*SMALL, "--out", str(tmp_path))
+    assert done.exit_code == 130 and f"selfsteer resume {tmp_path}" in done.output
 
 
 def test_a_changed_program_is_refused_with_the_way_out(ran: Path, monkeypatch) -> None:

@@ -46,6 +46,8 @@ def load(
         raise BadInput(
             f"there is no model folder {name}; give a folder with config.json or a hub name such as org/model"
         )
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise BadInput(f"folder {name} holds no model: it has no config.json; give a folder with one, or a hub name")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
