@@ -198,6 +198,11 @@ class KVStore:
         return sum(store.shape[1] * store.shape[3] * store.element_size() for store in self._stores())
 
     @property
+    def layers(self) -> int:
+        """Layers that wrote here."""
+        return len(self._keys)
+
+    @property
     def places(self) -> int:
         """Tokens that every lane has room for."""
         return min((store.shape[2] for store in self._stores()), default=0)

@@ -72,11 +72,18 @@ def text_config(model: PreTrainedModel) -> Any:
 
 
 def window(model: PreTrainedModel) -> int:
-    """Tokens of a context and its response together, at most. Raises Unsupported if the configuration is silent."""
+    """Tokens of a context and its response together, at most. Raises Unsupported if the configuration is silent.
+
+    Where positions turn otherwise in longer contexts (longrope, as in Phi 3), at most as many as turn alike: beyond
+    them the keys of all earlier tokens would be other ones, which no kept KV holds, and neighbours in a pass tell.
+    """
     config = text_config(model)
+    ropes = getattr(config, "rope_parameters", None) or {}
+    nested = [one for one in ropes.values() if isinstance(one, dict)] or [ropes]
+    alike = [one["original_max_position_embeddings"] for one in nested if one.get("rope_type") == "longrope"]
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         if isinstance(size := getattr(config, name, None), int):
-            return size
+            return min([size, *alike])
     raise Unsupported(
         f"the configuration of {type(model).__name__} does not say how many tokens it takes; add"
         " max_position_embeddings to its config.json"

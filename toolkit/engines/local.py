@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from toolkit.dictionary import FeatureDictionary
-from toolkit.engines import jobs, kv, loading, memory, packed, sampling, table
+from toolkit.engines import jobs, kv, loading, memory, packed, proof, sampling, table
 from toolkit.engines.attention import Span
 from toolkit.engines.base import Failure, Generate, ModelInfo, Request, Result
 from toolkit.engines.forward import Forward
@@ -94,6 +94,7 @@ class LocalEngine:
         floor = max(16, 8 * torch.get_num_threads()) if cpu else 1
         wide = kind if kind == torch.float64 else torch.float32
         self._table = table.SteeringTable(self.info.n_layers, self.info.d_model, self.device, wide, floor)
+        expected = proof.plain(self.model)
         self._forward = Forward(self.model, self._store, self._table, floor, (threads or THREADS) if cpu else 1)
         self._static = StaticStep(self._forward, cuda_graphs()) if graphs and self.device.type == "cuda" else None
         self._short = False  # whether the last step was of one-token spans only
@@ -103,9 +104,10 @@ class LocalEngine:
         self._shortages = 0  # failed tries to compute a step since the last that went well
         self._say = say or (lambda line: print(line, file=sys.stderr, flush=True))
         self.tokens_computed = 0
+        proof.check(self._forward, expected)
         if cpu:
             self.info = replace(self.info, batch_invariant=self._forward.same_bits_in_company(self.info.vocabulary))
-            self._store.shrink()
+        self._store.shrink()
 
     # ------------------------------------------------------------------ the contract
 
