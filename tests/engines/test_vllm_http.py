@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engines.served import ABOUT, Here, assert_all_answered, finish, some_plans
-from toolkit.engines import vllm_http
-from toolkit.engines.vllm_http import Fleet, checked
+from toolkit.engines import vllm_client
+from toolkit.engines.vllm_client import checked
+from toolkit.engines.vllm_http import Fleet
 from toolkit.engines.vllm_plan import LARGEST, Plan, Row, pack, received
 from toolkit.errors import BadInput, Unreachable, Unsupported
 
@@ -212,7 +213,7 @@ def test_other_requests_are_refused(here: list[Here]) -> None:
 
 
 def test_a_request_that_no_server_takes_is_refused_where_it_is_made(here: list[Here], monkeypatch) -> None:
-    monkeypatch.setattr(vllm_http, "LARGEST", 100)
+    monkeypatch.setattr(vllm_client, "LARGEST", 100)
     fleet = Fleet([here[0].url], "tiny")
     fleet.submit(PLAN)
     error = finish(fleet)[PLAN.id]

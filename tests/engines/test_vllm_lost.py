@@ -11,6 +11,7 @@ import pytest
 
 from tests.engines.served import Here, Process, answer, assert_all_answered, finish, serving, some_plans
 from toolkit.engines import vllm_http
+from toolkit.engines.vllm_client import Client
 from toolkit.engines.vllm_http import Fleet
 from toolkit.engines.vllm_plan import Ask, Plan, Vet
 from toolkit.errors import SteeringError, Unreachable
@@ -192,7 +193,7 @@ def test_a_server_that_does_not_pass_its_vetting_is_not_used(here: list[Here], m
 def test_a_silent_server_is_left_for_another(here: list[Here]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         fleet = Fleet([here[0].url], "tiny", silence_s=0.3)
-        fleet._addresses.append(replace(fleet._addresses[0], url=f"http://127.0.0.1:{mute.getsockname()[1]}"))
+        fleet._addresses.append(vllm_http.Address(Client(f"http://127.0.0.1:{mute.getsockname()[1]}", 0.3)))
         plans = some_plans(4)
         for plan in plans:
             fleet.submit(plan)

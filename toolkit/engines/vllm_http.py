@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
-import json
 import queue
 import socket
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
+from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit import errors
-from toolkit.engines.vllm_plan import LARGEST, Outcome, Plan, Vet
+from toolkit.engines.vllm_client import SAME, Client, StepFailed, Trip, checked
+from toolkit.engines.vllm_plan import Outcome, Plan, Vet
 from toolkit.errors import BadInput, SelfsteerError, Unreachable
 
-SAME = ("name", "digest", "n_layers", "d_model", "window", "vocabulary", "dtype", "versions")
 REMEMBERED = 65_536  # turns of conversations whose server is remembered
 LONGEST_WAIT = 30.0  # seconds until a server that is down is asked again
-KINDS = {
-    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, SelfsteerError)
-}
 
 
 @dataclass
@@ -42,7 +34,7 @@ class Address:
     era: how often it was lost, so that all the plans that notice one loss count as one.
     """
 
-    url: str
+    client: Client
     started: str = ""
     busy: int = 0
     losses: int = 0
@@ -51,22 +43,9 @@ class Address:
     era: int = 0
     vetting: bool = False
 
-
-@dataclass
-class Trip:
-    """A plan on its way: the socket that it waits on, and whether nobody wants it any more."""
-
-    plan: Plan
-    sock: socket.socket | None = None
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-
-class NotTaken(ConnectionError):
-    """A server that is there and has not taken the plan."""
-
-
-class StepFailed(Unreachable):
-    """A server that says that its engine has failed at this plan, or at another one beside it."""
+    @property
+    def url(self) -> str:
+        return self.client.url
 
 
 class Fleet:
@@ -89,9 +68,9 @@ class Fleet:
     ) -> None:
         if not addresses:
             raise BadInput("no server was named; give at least one address such as http://127.0.0.1:8000")
-        self.silence_s, self.slow_s, self.patience_s, self.tries = silence_s, slow_s, patience_s, tries
-        self._addresses = [Address(checked(a)) for a in addresses]
-        self.about = self._about(self._addresses[0])
+        self.patience_s, self.tries = patience_s, tries
+        self._addresses = [Address(Client(checked(a), silence_s, slow_s)) for a in addresses]
+        self.about = self._addresses[0].client.about()
         if model != self.about["name"]:
             raise BadInput(
                 f"{self._addresses[0].url} serves {self.about['name']}, not {model}; start a server of {model}, or name"
@@ -140,7 +119,7 @@ class Fleet:
         """
         for address in self._addresses:
             try:
-                check(lambda plan, at=address: self._ask(at, at.started, Trip(plan)))  # type: ignore[misc]
+                check(lambda plan, at=address: at.client.ask(at.started, Trip(plan)))  # type: ignore[misc]
             except (Unreachable, ConnectionError) as error:
                 raise Unreachable(f"{address.url} was lost while steering was tried on it: {error}") from error
         self._vets.append(check)
@@ -183,7 +162,7 @@ class Fleet:
         try:
             if vetting:
                 self._welcome(address)
-            outcome = self._ask(address, address.started, trip)
+            outcome = address.client.ask(address.started, trip)
             self._settle(address, trip.plan, outcome)
             return outcome
         except (Unreachable, ConnectionError) as error:
@@ -218,7 +197,7 @@ class Fleet:
         try:
             started = self._check_same(address)
             for check in list(self._vets):
-                check(lambda plan: self._ask(address, started, Trip(plan)))
+                check(lambda plan: address.client.ask(started, Trip(plan)))
         except SelfsteerError as error:
             raise ConnectionError(str(error)) from error
         with self._lock:
@@ -247,88 +226,9 @@ class Fleet:
         said = [f"{a.url}: {a.why}" for a in self._addresses if a.why]
         return "; ".join(said or ["nothing is known of why"]) + "; start them again and resume the run"
 
-    # ------------------------------------------------------------------ one server
-
-    def _ask(self, address: Address, started: str, trip: Trip) -> Outcome:
-        """Carry out a plan on one server, if it is still the one that was started under this word.
-
-        Raises ConnectionError if it did not take the plan, Unreachable if it was lost over it, and what the server
-        raised, which no other server would do otherwise.
-        """
-        data = trip.plan.to_bytes()
-        if len(data) > LARGEST:
-            raise BadInput(
-                f"a request takes {len(data)} bytes, a server {LARGEST}; steer at fewer layers, or more rarely"
-            )
-        connection = self._connection(address)
-        try:
-            try:
-                connection.connect()
-                trip.sock = connection.sock
-                if trip.cancelled.is_set():
-                    raise Unreachable("nobody waits for this request any more")
-                connection.request("POST", "/plan", data, {"If-Match": started})
-            except OSError as error:
-                raise ConnectionError(f"it does not answer ({error})") from error
-            found = self._answer(connection)
-        finally:
-            connection.close()
-        try:
-            if "error" not in found:
-                return Outcome.from_json(found["outcome"])
-            kind, message = str(found["error"]["kind"]), f"{address.url}: {found['error']['message']}"
-        except (KeyError, TypeError, ValueError) as error:
-            raise Unreachable(f"its answer is none of a selfsteer server of this version ({error!r})") from error
-        raise {**KINDS, "Unreachable": StepFailed}.get(kind, errors.SteeringError)(message)
-
-    def _answer(self, connection: http.client.HTTPConnection) -> dict[str, Any]:
-        """The JSON that a server sends in its own time; blanks before it say that the server is alive."""
-        began, parts = time.monotonic(), []
-        try:
-            response = connection.getresponse()
-            if response.status == http.HTTPStatus.PRECONDITION_FAILED:
-                raise NotTaken("it was started anew")
-            if response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:  # a proxy that does not reach it, say
-                raise NotTaken(f"it answers {response.status} {response.reason}")
-            if response.status != http.HTTPStatus.OK:
-                raise BadInput(f"the server refused it: {response.status} {response.reason}; is it a selfsteer server?")
-            while part := response.read1(2**20):
-                parts.append(part)
-                if self.slow_s is not None and time.monotonic() - began > self.slow_s:
-                    raise Unreachable(f"it has worked at one request for {self.slow_s:g} s")
-            found = json.loads(b"".join(parts))
-            if not isinstance(found, dict):
-                raise ValueError("no object")
-            return found
-        except NotTaken:
-            raise
-        except TimeoutError as error:
-            raise Unreachable(f"it has been silent for {self.silence_s:g} s") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Unreachable(f"its answer broke off ({type(error).__name__})") from error
-
-    def _about(self, address: Address) -> dict[str, Any]:
-        """Raises Unreachable if it does not answer."""
-        connection = self._connection(address)
-        try:
-            connection.request("GET", "/about")
-            about = self._answer(connection)
-            if lacking := {*SAME, "started"} - set(about):
-                raise BadInput(
-                    f"{address.url} does not say its {min(lacking)}; is it a selfsteer server of this version?"
-                )
-            return about
-        except OSError as error:
-            raise Unreachable(
-                f"the server {address.url} does not answer ({error}); start it with"
-                " `python -m toolkit.engines.vllm_server`, or leave it out"
-            ) from error
-        finally:
-            connection.close()
-
     def _check_same(self, address: Address) -> str:
         """The word of this start. Raises BadInput if a server is not the same as the first one was at the start."""
-        about = self._about(address)
+        about = address.client.about()
         for key in SAME:
             if about[key] != self.about[key]:
                 raise BadInput(
@@ -336,28 +236,6 @@ class Fleet:
                     f" {self.about['name']} with {self.about[key]}; the servers of one run must be alike"
                 )
         return str(about["started"])
-
-    def _connection(self, address: Address) -> http.client.HTTPConnection:
-        parts = urlsplit(address.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        return kind(str(parts.hostname), parts.port, timeout=self.silence_s)
-
-
-def checked(address: str) -> str:
-    """Raises BadInput for what is no address of a server."""
-    parts = urlsplit(address if "//" in address else f"http://{address}")
-    try:
-        right = (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and (parts.port or 1)
-            and not parts.path.strip("/")
-        )
-    except ValueError:  # a port that is no number, or too large
-        right = False
-    if not right:
-        raise BadInput(f"{address!r} is no address of a server; use one such as http://127.0.0.1:8000")
-    return parts.geturl().rstrip("/")
 
 
 def keys(tokens: Sequence[int], cuts: Sequence[int]) -> list[bytes]:
