@@ -257,8 +257,11 @@ def test_texts_become_the_same_tokens(case: Case) -> None:
 @pytest.mark.parametrize("name", contract.ENGINES)
 def test_an_engine_that_runs_unsteered_is_found_out(name: str) -> None:
     engine = entry_or_skip(name).broken()
-    with pytest.raises(SteeringError, match=r"logits|did not run"):
-        engine.attach(style())
+    for _ in range(2):  # who tries again is told again
+        with pytest.raises(SteeringError, match=r"logits|did not run"):
+            engine.attach(style())
+    (got,) = everything(engine, [asked(conversation(), 2, under=steer(3, 1.0))])
+    assert isinstance(got, Failure) and "not attached" in str(got.error)
 
 
 def test_a_steered_count_that_differs_from_the_plan_is_an_error(case: Case) -> None:
@@ -280,6 +283,9 @@ def test_a_dictionary_that_does_not_fit_is_refused(case: Case) -> None:
         case.engine.attach(random_dictionary(d_model=16))
     with pytest.raises(DictionaryMismatch, match="layer 4"):
         case.engine.attach(random_dictionary(128, layers=(4,)))
+    inside = random_dictionary(128, layers=(1,), seed=5)
+    with pytest.raises(DictionaryMismatch, match="layer 9"):
+        case.engine.attach(replace(inside, reader=replace(inside.reader, layer=9)))
 
 
 ONE = Context().append([1])

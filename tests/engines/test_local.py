@@ -17,10 +17,10 @@ from tests.engines import contract
 from tests.engines.contract import everything
 from tests.tiny import make_tiny_llama, random_dictionary
 from toolkit.context import Context
-from toolkit.engines import loading
-from toolkit.engines.base import Generate, Read, Sampling, Score, check_steered, run
+from toolkit.engines import jobs, loading
+from toolkit.engines.base import Failure, Generate, Read, Sampling, Score, check_steered, run
 from toolkit.engines.local import LocalEngine
-from toolkit.errors import BadInput, SteeringError
+from toolkit.errors import BadInput, OutOfMemory, SteeringError
 from toolkit.steering import NO_STEERING, Intervention, Steering
 
 DICTIONARY = random_dictionary(layers=(1,))
@@ -185,6 +185,80 @@ def test_another_width_works(tmp_path: Path) -> None:
     engine = LocalEngine(str(folder), device="cpu")
     engine.attach(random_dictionary(d_model=48, layers=(0,)))
     assert run(engine, Generate(Context().append([0, 1]), Sampling(0, 1, 2))).tokens
+
+
+# ------------------------------------------------------------------ what is not finite
+
+LOUD = Steering.of(steer(1, 1e5))  # beyond float16
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Generate(Context().append([0, 7, 9] * 7, LOUD), Sampling(0.7, 1, 6, ("n",)), capture=DICTIONARY.key),
+        Generate(Context().append([0, 7, 9] * 7), Sampling(0.7, 1, 1, ("n",)), LOUD),  # only its last token is
+        Generate(Context().append([0, 7, 9] * 7), Sampling(0, 1, 6), LOUD),
+        Score(Context().append([0, 7, 9] * 7, LOUD), (((3,),), ((4,),))),
+        Score(Context().append([0, 7, 9] * 7), (((3, 4, 5),), ((4,),)), LOUD),
+        Read(Context().append([0, 7]).append([9] * 20, LOUD), (0,), (0,)),
+    ],
+    ids=["generate", "last token", "greedy", "score", "option", "read"],
+)
+def test_a_model_that_overflows_fails_and_leaves_nothing_to_the_next(tiny_llama: Path, asked) -> None:
+    good = Generate(Context().append([0, 5, 3, 8]), Sampling(0.7, 1, 6, ("g",)), capture=DICTIONARY.key, logprobs=True)
+    expected = run(engine_of(tiny_llama, dtype="float16"), good)
+    engine = engine_of(tiny_llama, dtype="float16", keep_lanes=1)
+    failed, beside = everything(engine, [asked, good])
+    assert isinstance(failed, Failure) and isinstance(failed.error, SteeringError)
+    assert "not finite" in str(failed.error) and beside.tokens == expected.tokens
+    for place in range(2):  # whichever lane it takes
+        after = run(engine, Generate(good.context.swap(2, [9 + place]), good.sampling, capture=DICTIONARY.key))
+        assert bool(after.residuals.isfinite().all())
+    engine.forget()
+    assert run(engine, good).logprobs == pytest.approx(expected.logprobs, abs=0.02)
+
+
+def test_one_cancelled_before_it_was_found_out_leaves_nothing_either(tiny_llama: Path) -> None:
+    engine = engine_of(tiny_llama, dtype="float16", keep_lanes=1, chunk=5)
+    loud = engine.submit(Generate(Context().append([0, 7, 9] * 7, LOUD), Sampling(0, 1, 6)))
+    engine.submit(Generate(Context().append([0]), Sampling(0, 1, 1)))
+    engine.poll()
+    engine.cancel(loud)
+    assert run(engine, Score(Context().append([0, 5, 3, 8]), (((3,),),))).mass > 0
+
+
+def test_what_one_request_comes_to_grief_over_is_its_failure_alone(tiny_llama: Path, monkeypatch) -> None:
+    engine, read = engine_of(tiny_llama), Read(Context().append([0, 5, 9]), (1,), (3,))
+    good = Generate(Context().append([0, 8, 9]), Sampling(0, 1, 4), capture=DICTIONARY.key)
+    expected, plain = run(engine, good).tokens, jobs.Span.kept
+
+    def kept(span, layer):
+        if span.want == "nothing" and 3 in span.layers and len(span.tokens) > 1:
+            raise MemoryError("no room for what was read")
+        return plain(span, layer)
+
+    monkeypatch.setattr(jobs.Span, "kept", kept)
+    other, failed, same = everything(engine, [good, read, good])
+    assert isinstance(failed, Failure) and isinstance(failed.error, OutOfMemory)
+    assert other.tokens == same.tokens == expected and engine.poll() == []
+    assert contract.local_is_idle(engine)
+
+
+def test_a_row_that_was_half_filled_when_memory_ran_out_is_empty_for_the_next(tiny_llama: Path, monkeypatch) -> None:
+    engine = engine_of(tiny_llama)
+    plain, calls = engine._table._put, []
+
+    def put(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError("CUDA out of memory")
+        plain(*args)
+
+    monkeypatch.setattr(engine._table, "_put", put)
+    with pytest.raises(RuntimeError):
+        engine._table.row(Steering.of(steer(1, 3.0, dictionary=TWO_LAYERS)))  # layer 0 is filled, layer 2 is not
+    context = Context().append([0, 5, 6, 7], Steering.of(steer(2, 0.5)))
+    close(read_all(engine, context), read_all(engine_of(tiny_llama), context))
 
 
 # ------------------------------------------------------------------ helpers

@@ -5,6 +5,7 @@ Knows no model and no prompt. Everything here is a value; `local.py`, `scripted.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -251,6 +252,16 @@ def check_steered(context: Context, result: Result, response_steering: Steering 
             f"steered tokens differ from the plan: {_count(missing)} missing, {_count(extra)} too many"
             " (by steering digest); the rollout is not what it says it is, so it ends here"
         )
+
+
+def check_finite(found: torch.Tensor | Sequence[float], what: str) -> None:
+    """Raise SteeringError if a number is not finite: a model that overflows says nothing, steered or not."""
+    if all(map(math.isfinite, found)) if isinstance(found, Sequence) else bool(found.isfinite().all()):
+        return
+    raise SteeringError(
+        f"{what} are not finite numbers: the model overflows under this steering, or by itself in this dtype; use a"
+        " smaller strength, or dtype bfloat16 or float32"
+    )
 
 
 def _count(counts: Mapping[Steering, int]) -> str:

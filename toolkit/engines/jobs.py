@@ -26,6 +26,7 @@ from toolkit.engines.base import (
     Score,
     Scores,
     Why,
+    check_finite,
     check_request,
 )
 from toolkit.engines.kv import KVStore, Lane
@@ -56,11 +57,12 @@ class Span:
 
     def result(self) -> Tensor:
         """Log-probabilities [t, V] of the logits that were wanted, float64 on the CPU."""
-        return torch.log_softmax(torch.cat(self.logits).cpu().double(), -1)
+        return torch.log_softmax(torch.cat([part.cpu() for part in self.logits]).double(), -1)
 
     def kept(self, layer: int) -> Tensor:
-        """[T, D] on the CPU: float32, or float64 from a float64 model."""
-        whole = torch.cat(self.residuals[layer]).cpu()
+        """[T, D] on the CPU: float32, or float64 from a float64 model. Raises SteeringError if one is not finite."""
+        whole = torch.cat([part.cpu() for part in self.residuals[layer]])  # memory of the device is for the step alone
+        check_finite(whole, f"residuals at layer {layer}")
         return whole if whole.dtype == torch.float64 else whole.float()
 
 
@@ -106,16 +108,17 @@ def start(
     most = min(request.positions, default=len(context) - 1) if isinstance(request, Read) else len(context) - 1
     after = 0 if isinstance(request, Read) else table.row(request.steering)
     layer = _capture_layer(request, table)
+    last = info.n_layers - 1
     lane, reused = store.acquire(tokens, rows, most, longest(request, info.window), keep_lanes)
     applied = Counter(lane.rows[:reused].tolist())
     rest = tokens[reused:].tolist(), rows[reused:].tolist()
     steered = Steered(table, applied)
     if isinstance(request, Generate):
-        work = generate(request, *rest, after, layer, reused, info.window, stops, steered)
+        work = generate(request, *rest, after, layer, last, reused, info.window, stops, steered)
     elif isinstance(request, Score):
         work = score(request, *rest, after, lane, steered)
     else:
-        work = read(request, *rest, reused, steered)
+        work = read(request, *rest, last, reused, steered)
     return Job(ticket, request, lane, applied, work, next(work), _draws(request))
 
 
@@ -136,13 +139,14 @@ def generate(
     rows: list[int],
     row: int,
     layer: int | None,
+    last: int,
     reused: int,
     window: int,
     stops: frozenset[int],
     steered: Steered,
 ) -> Work:
     """The context's new tokens in one span, then one token a span; the last token is computed too, since its KV is
-    part of the context and its residual part of the response."""
+    part of the context and its residual part of the response; whether it is finite, its `last` layer tells."""
     room = min(request.sampling.max_tokens, window - len(request.context))
     why: Why = "length" if room == request.sampling.max_tokens else "window"
     layers = () if layer is None else (layer,)
@@ -155,12 +159,14 @@ def generate(
         if response and layers:
             residuals.append(span.kept(layers[0]))
         token, logprob = span.drawn
+        check_finite([logprob], "logits")
         response.append(token)
         logprobs.append(logprob)
         why = "stop" if token in stops else why
         ended = token in stops or len(response) == room
-        span = Span([token], [row], "nothing" if ended else "draw", layers)
+        span = Span([token], [row], "nothing" if ended else "draw", (*layers, last) if ended else layers)
     yield span
+    span.kept(last)
     if layers:
         residuals.append(span.kept(layers[0]))
     return Completion(
@@ -181,6 +187,7 @@ def score(request: Score, tokens: list[int], rows: list[int], row: int, lane: La
     first, counts = span.result(), steered()
     if all(len(spellings) == len(spellings[0]) == 1 for spellings in request.options):  # such as a whole vocabulary
         found = first[0, torch.tensor([spellings[0][0] for spellings in request.options])]
+        check_finite(found, "logits")
         return Scores(tuple(found.tolist()), float(found.exp().sum()), counts)
     sums = []
     for spellings in request.options:
@@ -195,12 +202,14 @@ def score(request: Score, tokens: list[int], rows: list[int], row: int, lane: La
             parts.append(logprobs[torch.arange(len(spelling)), torch.tensor(spelling)].sum())
         sums.append(float(torch.logsumexp(torch.stack(parts), 0)))
     lane.length = context
+    check_finite(sums, "logits")
     return Scores(tuple(sums), float(np.exp(sums).sum()), counts)
 
 
-def read(request: Read, tokens: list[int], rows: list[int], reused: int, steered: Steered) -> Work:
-    span = Span(tokens, rows, "nothing", request.layers)
+def read(request: Read, tokens: list[int], rows: list[int], last: int, reused: int, steered: Steered) -> Work:
+    span = Span(tokens, rows, "nothing", tuple(dict.fromkeys((*request.layers, last))))
     yield span
+    span.kept(last)
     at = torch.tensor([p - reused for p in request.positions], dtype=torch.long)
     return Residuals(torch.stack([span.kept(layer)[at] for layer in request.layers], 1), steered())
 

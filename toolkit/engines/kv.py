@@ -134,6 +134,12 @@ class KVStore:
         self._clock += 1
         lane.busy, lane.last_used = False, self._clock
 
+    def wipe(self, lane: Lane) -> None:
+        """Zero what a lane holds: what is not finite would come through the mask of whoever has the lane next."""
+        lane.length = 0
+        for store in self._stores():
+            store[lane.index : lane.index + 1] = 0
+
     def forget(self) -> None:
         """Empty every idle lane."""
         self.away.clear()

@@ -114,11 +114,10 @@ class LocalEngine:
     @torch.no_grad()
     def attach(self, dictionary: FeatureDictionary) -> None:
         """Make a dictionary steerable; raises DictionaryMismatch if it does not fit, SteeringError if a canary dies."""
-        known = self._table.layers
-        self._table.attach(dictionary)
-        for layer in self._table.layers - known:
-            # not a stop token: that may be padding too, whose embedding is zero and has no direction to turn from
-            self._forward.check_canary(layer, self.tokenizer.document("Hello")[-1])
+        with self._table.attaching(dictionary) as layers:
+            for layer in layers:
+                # not a stop token: that may be padding too, whose embedding is zero and has no direction to turn from
+                self._forward.check_canary(layer, self.tokenizer.document("Hello")[-1])
 
     def submit(self, request: Request) -> int:
         self._tickets += 1
@@ -129,7 +128,7 @@ class LocalEngine:
         """Forget a request; the others go on."""
         self._waiting = deque((t, r) for t, r in self._waiting if t != ticket)
         for job in [j for j in self._active if j.ticket == ticket]:
-            self._drop(job)
+            self._drop(job, spoilt=True)  # nobody has looked yet at what it left there
 
     def forget(self) -> None:
         """Give up all kept KV that no request is using; the memory stays reserved for what comes."""
@@ -176,7 +175,7 @@ class LocalEngine:
                     finished.append((self._waiting.popleft()[0], failure))
                 for job, _ in step:  # torch's own errors are the step's requests' failures
                     finished.append((job.ticket, failure))
-                    self._drop(job)
+                    self._drop(job, spoilt=True)
                 continue
             self._shortages = 0
             for job, _ in step:
@@ -286,7 +285,7 @@ class LocalEngine:
         tokens, logprobs = sampling.draw(logits, *numbers.unbind(1))
         return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
 
-    def _advance(self, job: Job) -> list[tuple[int, Result]]:
+    def _advance(self, job: Job) -> list[tuple[int, Result | Failure]]:
         """Ask the job's work for its next span once the present one is computed; its result when there is none."""
         if job.span.left:
             return []
@@ -295,10 +294,15 @@ class LocalEngine:
         except StopIteration as end:
             self._drop(job)
             return [(job.ticket, end.value)]
+        except (SelfsteerError, RuntimeError, MemoryError) as error:  # what came of it is no result: it fails alone
+            self._drop(job, spoilt=True)
+            return [(job.ticket, Failure(_out_of_memory(error) if memory.ran_out(error) else error))]
         return []
 
-    def _drop(self, job: Job) -> None:
+    def _drop(self, job: Job, spoilt: bool = False) -> None:
         self._active.remove(job)
+        if spoilt:
+            self._store.wipe(job.lane)
         self._store.release(job.lane)
 
     # ------------------------------------------------------------------ too little memory

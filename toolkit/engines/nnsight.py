@@ -106,10 +106,9 @@ class NnsightEngine:
 
     def attach(self, dictionary: FeatureDictionary) -> None:
         """Make a dictionary steerable; raises DictionaryMismatch if it does not fit, SteeringError if a canary dies."""
-        known = self._table.layers
-        self._table.attach(dictionary)
-        for layer in sorted(self._table.layers - known):
-            self._check_canary(layer)
+        with self._table.attaching(dictionary) as layers:
+            for layer in layers:
+                self._check_canary(layer)
 
     def submit(self, request: Request) -> int:
         self._tickets += 1

@@ -5,7 +5,8 @@ Row 0 is all zeros (no steering), row 1 is the canary. Knows no tokens, caches o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,23 @@ class SteeringTable:
         """The layers at which something may be added."""
         return frozenset(self._edits)
 
+    @contextmanager
+    def attaching(self, dictionary: FeatureDictionary) -> Iterator[list[int]]:
+        """Attach a dictionary; the layers that are new with it, in order, for a canary each. Where the block raises,
+        it is taken back, so that the next try is no less of one. Raises DictionaryMismatch as `attach` does."""
+        known, proven = self.layers, False
+        self.attach(dictionary)
+        new = sorted(self.layers - known)
+        try:
+            yield new
+            proven = True
+        finally:
+            if new and not proven:
+                del self._dictionaries[dictionary.key]
+                for layer in new:
+                    del self._edits[layer], self._deltas[layer, ""]
+                self.generation += 1
+
     def attach(self, dictionary: FeatureDictionary) -> None:
         """Raises DictionaryMismatch if its width or layers do not fit the model."""
         directions = dictionary.directions
@@ -63,7 +81,8 @@ class SteeringTable:
                 f"dictionary {dictionary.name} has directions of width {directions.d_model}, the model's residual"
                 f" stream has {self.d_model}; open the dictionary that was trained on this model"
             )
-        outside = [layer for layer in directions.layers if not 0 <= layer < self.n_layers]
+        acts = (*directions.layers, dictionary.reader.layer)
+        outside = [layer for layer in acts if not 0 <= layer < self.n_layers]
         if outside:
             raise DictionaryMismatch(
                 f"dictionary {dictionary.name} acts on layer {outside[0]}, the model has 0 to {self.n_layers - 1}"
@@ -108,6 +127,8 @@ class SteeringTable:
                     edit = Edit(i.mode, directions, i.feature, column, float(levels[column]))
                     edits.setdefault(layer, []).append(edit)
         self._reserve(row)
+        for table in self._deltas.values():
+            table[row] = 0  # memory may have run out when this row was first filled, for another steering
         for (layer, key), delta in sums.items():
             self._put(layer, key, row, delta)
         for layer, some in edits.items():
