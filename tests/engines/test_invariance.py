@@ -82,6 +82,5 @@ def test_kept_kv_and_kv_recomputed_from_the_transcript_have_the_same_bits(fresh)
 def test_the_engine_says_whether_it_is_invariant(fresh, monkeypatch) -> None:
     assert fresh().info.batch_invariant
     monkeypatch.setattr("toolkit.engines.packed.pack", lambda *_: 0)
-    monkeypatch.setattr("toolkit.engines.attention.KEY_MULTIPLE", 1)
     monkeypatch.setattr("toolkit.engines.forward.max", min, raising=False)
     assert not fresh().info.batch_invariant

@@ -1,28 +1,26 @@
-"""Attention of packed new tokens over their own lanes: what is computed together, and on which thread.
+"""Attention of packed new tokens over their own lanes: by a kernel on a CPU in float32, by torch elsewhere.
 
 Knows no steering, no sampling and no requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from toolkit.engines import kernels
 from toolkit.engines.kv import KVStore
 from toolkit.errors import Unsupported
 
-KEY_MULTIPLE = 16  # keys are padded to a multiple of this, so that a kernel's tail never depends on the neighbours
-SPLIT = 64  # tokens of a long span that share a call on a CPU: later ones need more keys
-TOGETHER = 8  # one-token spans that share a call on a CPU: several threads, and lanes of unlike lengths, gain by less
 PARALLEL = 1 << 18  # numbers of keys and values to go through from which on a second thread pays
+UNLIMITED = 1 << 62  # a window that is none
 
 Span = tuple[int, int, int, int]  # lane, first index in the pack, count of tokens, position of the first
 
@@ -53,7 +51,7 @@ class Packed:
     positions: Tensor
     spans: tuple[Span, ...]
     active: None = None  # all are
-    _plans: dict[tuple[int | None, int], list[Piece]] = field(default_factory=dict)
+    _plans: dict[int | None, list[Piece]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -63,49 +61,41 @@ class Packed:
     def longest(self) -> int:
         return max(start + count for _, _, count, start in self.spans)
 
-    def pieces(self, window: int | None, capacity: int) -> list[Piece]:
-        """How the pass is divided into calls. window: sliding window in tokens. capacity: places of a lane."""
-        known = self._plans.get((window, capacity))
-        if known is None:
-            known = self._plans[window, capacity] = list(_plan(self.spans, window, capacity, self.lanes.device))
-        return known
+    @property
+    def keys(self) -> int:
+        """Keys that all queries look at, counted for each of them."""
+        return sum(count * start + count * (count + 1) // 2 for _, _, count, start in self.spans)
+
+    def pieces(self, window: int | None) -> list[Piece]:
+        """How the pass is divided into calls. window: sliding window in tokens."""
+        if window not in self._plans:
+            self._plans[window] = list(_plan(self.spans, window, self.lanes.device))
+        return self._plans[window]
 
 
-def _plan(spans: Sequence[Span], window: int | None, capacity: int, device: torch.device) -> Iterator[Piece]:
-    """Spans that add one token share calls; longer ones go one by one over their own keys.
+def _plan(spans: Sequence[Span], window: int | None, device: torch.device) -> Iterator[Piece]:
+    """Spans that add one token share calls; longer ones go one by one over their own keys."""
 
-    On a CPU every token is a query of its own even in a long span, over keys padded to a fixed multiple: then its
-    result has the same bits in any company, chunk or batch (measured in tests/engines/test_invariance.py).
-    """
-
-    def piece(first: int, ends: range | list[int], lanes: range | int | Tensor) -> Piece:
-        length = min(-(-max(ends) // KEY_MULTIPLE) * KEY_MULTIPLE, capacity)
+    def piece(first: int, ends: range | list[int], lanes: int | Tensor) -> Piece:
+        length = max(ends)
         ends_ = torch.tensor(ends, device=device)[:, None]
         at = torch.arange(length, device=device)
         mask = at < ends_
         return Piece(first, len(ends), lanes, length, mask & (at >= ends_ - window) if window else mask)
 
-    cpu = device.type == "cpu"
-    for run in _runs([span for span in spans if span[2] == 1], cpu):
-        ends = [start + 1 for _, _, _, start in run]
-        lanes = [lane for lane, _, _, _ in run]
-        beside = range(lanes[0], lanes[0] + len(lanes))
-        yield piece(run[0][1], ends, beside if lanes == list(beside) else torch.tensor(lanes, device=device))
+    for run in _runs([span for span in spans if span[2] == 1]):
+        lanes = torch.tensor([lane for lane, _, _, _ in run], device=device)
+        yield piece(run[0][1], [start + 1 for _, _, _, start in run], lanes)
     for lane, first, count, start in spans:
-        if count == 1:
-            continue
-        step = SPLIT if cpu else count
-        for at in range(0, count, step):
-            yield piece(first + at, range(start + at + 1, start + min(at + step, count) + 1), lane)
+        if count > 1:
+            yield piece(first, range(start + 1, start + count + 1), lane)
 
 
-def _runs(spans: list[Span], cpu: bool) -> Iterator[list[Span]]:
-    """One-token spans that follow one another in the pack; on a CPU, whose lanes stand side by side too, so that
-    their keys are a view: copying keys costs more there than another call does, on a GPU it is the other way round."""
+def _runs(spans: list[Span]) -> Iterator[list[Span]]:
+    """One-token spans that follow one another in the pack."""
     run: list[Span] = []
     for span in spans:
-        beside = run and span[1] == run[-1][1] + 1 and (not cpu or span[0] == run[-1][0] + 1)
-        if run and (not beside or (cpu and len(run) == TOGETHER)):
+        if run and span[1] != run[-1][1] + 1:
             yield run
             run = []
         run.append(span)
@@ -134,7 +124,7 @@ class Rows:
     def longest(self) -> int:
         return self.keys
 
-    def pieces(self, window: int | None, capacity: int) -> list[Piece]:
+    def pieces(self, window: int | None) -> list[Piece]:
         """One call for all rows, whose keys are a view, masked."""
         if window not in self._plans:
             at = torch.arange(self.keys, device=self.lanes.device)
@@ -148,14 +138,13 @@ class Rows:
 class Attention:
     """Writes a pass's keys and values into the store and attends over it. `pack` is the pass being computed.
 
-    threads: on a CPU, over which calls are dealt out. A single call always runs on one thread, since kernels split
-    keys over threads in pieces that depend on how many keys there are.
+    threads: over which the kernel's work is dealt out, on a CPU.
     """
 
     def __init__(self, store: KVStore, threads: int) -> None:
         self.store, self.threads = store, threads
         self.pack: Packed | Rows | None = None
-        self._pool = ThreadPoolExecutor(threads - 1, "attention", _alone) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1, "attention") if threads > 1 else None
 
     def __call__(
         self,
@@ -178,57 +167,62 @@ class Attention:
         keys, values = self.store.write(
             layer, key[:, :count], value[:, :count], pack.lanes, pack.positions, pack.longest, pack.active
         )
+        if isinstance(pack, Packed) and kernels.usable(query):
+            return self._by_kernel(pack, query.transpose(0, 1), keys, values, scaling, window, softcap)
         out = query.new_zeros(query.shape[1], query.shape[0], values.shape[-1])
-        pieces = pack.pieces(window, keys.shape[2])
-        calls = [partial(_attend, one, query, keys, values, scaling, softcap, out) for one in pieces]
-        if query.device.type != "cpu":
-            for call in calls:
-                call()
-        else:
-            sizes = [one.count * one.length * keys.shape[1] * keys.shape[3] for one in pieces]
-            self._deal(calls, sizes)
+        for piece in pack.pieces(window):
+            _attend(piece, query, keys, values, scaling, softcap, out)
         return out
 
-    def _deal(self, calls: Sequence[Callable[[], None]], sizes: list[int]) -> None:
-        """Carry out calls on this thread and the pool's, largest first, to whoever has least to do."""
-        if self._pool is None or len(calls) == 1 or sum(sizes) < PARALLEL:
-            with one_thread():
-                _each(calls)
-            return
-        shares: list[list[Callable[[], None]]] = [[] for _ in range(self.threads)]
-        loads = [0] * self.threads
-        for size, number in sorted(((size, number) for number, size in enumerate(sizes)), reverse=True):
-            least = loads.index(min(loads))
-            shares[least].append(calls[number])
-            loads[least] += size
-        waiting = [self._pool.submit(_each, share) for share in shares[1:] if share]
-        with one_thread():
-            _each(shares[0])
+    def rotated(
+        self,
+        layer: int,
+        mixed: Tensor,
+        heads: tuple[int, int],
+        rotation: tuple[Tensor, Tensor],
+        scaling: float,
+    ) -> Tensor:
+        """The same by kernels alone, of queries, keys and values side by side [T, (Hq + 2 H) hd], not yet rotated.
+
+        heads: Hq, H. rotation: cosines and sines [T, hd], of rotary positions by halves. Returns [T, Hq, hd].
+        """
+        pack = self.pack
+        if not isinstance(pack, Packed):
+            raise TypeError("kernels work on packs of tokens only")
+        width = rotation[0].shape[-1]
+        shape = (heads[1], width)
+        keys, values = self.store.stores(layer, pack.longest, mixed, shape, shape)
+        query = mixed.new_zeros(len(mixed), heads[0], width)
+        arrays = (mixed, *rotation, pack.lanes, pack.positions, query, keys, values)
+        kernels.rotate(*(one.numpy() for one in arrays))
+        return self._by_kernel(pack, query, keys, values, scaling, None, None)
+
+    def _by_kernel(
+        self,
+        pack: Packed,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Every query [T, Hq, hd] of every head is a row of its own; this thread and the pool's take equal shares."""
+        out = query.new_zeros(*query.shape[:2], values.shape[-1])
+        arrays = (query.contiguous(), keys, values, pack.lanes, pack.positions, out)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        given = (*(one.numpy() for one in arrays), scale, window or UNLIMITED, softcap or 0.0)
+        rows = pack.count * query.shape[1]
+        if self._pool is None or pack.keys * keys.shape[1] * keys.shape[3] < PARALLEL:
+            kernels.attend(*given, 0, rows)
+            return out
+        edges = [rows * share // self.threads for share in range(self.threads + 1)]
+        first, *others = pairwise(edges)
+        waiting = [self._pool.submit(kernels.attend, *given, *one) for one in others]
+        kernels.attend(*given, *first)
         for one in waiting:
             one.result()
-
-
-def _each(calls: Sequence[Callable[[], None]]) -> None:
-    with torch.no_grad():  # a thread of its own has a mode of its own
-        for call in calls:
-            call()
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return out
 
 
 def _attend(
@@ -241,20 +235,15 @@ def _attend(
     first, last, heads = piece.first, piece.first + piece.count, keys.shape[1]
     shared = query.shape[0] // heads
     asked = query[:, first:last]
-    if isinstance(piece.lanes, int) and query.device.type != "cpu":  # [1, H, G x n, hd]
+    if isinstance(piece.lanes, int):  # [1, H, G x n, hd]
         rows = asked.reshape(1, heads, shared * piece.count, -1)
         k, v = (store[piece.lanes : piece.lanes + 1, :, : piece.length] for store in (keys, values))
         found = _attention(rows, k, v, piece.mask.repeat(shared, 1), scaling, softcap)
         out[first:last] = found.reshape(query.shape[0], piece.count, -1).transpose(0, 1)
         return
     rows = asked.transpose(0, 1).unflatten(1, (heads, shared))  # [n, H, G, hd]
-    if isinstance(piece.lanes, int):
-        many = (piece.count, -1, -1, -1)
-        k, v = (store[piece.lanes : piece.lanes + 1, :, : piece.length].expand(many) for store in (keys, values))
-    elif isinstance(piece.lanes, range):
-        k, v = (store[piece.lanes.start : piece.lanes.stop, :, : piece.length] for store in (keys, values))
-    else:
-        k, v = (store[piece.lanes, :, : piece.length] for store in (keys, values))
+    lanes = slice(piece.lanes.start, piece.lanes.stop) if isinstance(piece.lanes, range) else piece.lanes
+    k, v = (store[lanes, :, : piece.length] for store in (keys, values))
     found = _attention(rows, k, v, piece.mask[:, None, None], scaling, softcap)
     out[first:last] = found.flatten(1, 2)
 

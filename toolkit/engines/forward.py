@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from toolkit.engines import attention, kv, loading, table
+from toolkit.engines import attention, fused, kv, loading, table
 from toolkit.errors import SteeringError, Unsupported
 
 if TYPE_CHECKING:
@@ -102,6 +102,20 @@ class Forward:
         return after_block
 
     # ------------------------------------------------------------------ what a pass must be able to do
+
+    @torch.no_grad()
+    def take_over(self, rows: int) -> set[nn.Linear]:
+        """Have kernels compute what they can (see fused.py). rows: how many a step usually has."""
+
+        def residuals() -> Tensor:
+            lane = kv.Lane(len(self.store.lanes))
+            self.store.lanes.append(lane)
+            tokens = [i % loading.text_config(self.model).vocab_size for i in range(1, 33)]
+            hidden = self(tokens, [0] * 32, ((lane.index, 0, 32, 0),))
+            del self.store.lanes[lane.index]
+            return hidden
+
+        return fused.take_over(self.model, self._attention, rows, residuals)
 
     @torch.no_grad()
     def same_bits_in_company(self, vocabulary: int) -> bool:

@@ -218,8 +218,23 @@ class KVStore:
         for stores in (self._keys, self._values):
             for layer, store in stores.items():
                 if len(self.lanes) > store.shape[0] or longest > store.shape[2]:
-                    stores[layer] = self._grown(store, store[0], longest)
+                    stores[layer] = self._grown(store, longest)
         return self._lanes()
+
+    def stores(
+        self, layer: int, longest: int, like: Tensor, key: tuple[int, int], value: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """The layer's keys and values, with room for every lane, of so many tokens.
+
+        key, value: their heads and head width. like: a tensor of their device and dtype.
+        """
+        for stores, (heads, width) in ((self._keys, key), (self._values, value)):
+            store = stores.get(layer)
+            if store is None:
+                store = _zeros((0, heads, 0, width), like)
+            if len(self.lanes) > store.shape[0] or longest > store.shape[2]:
+                stores[layer] = self._grown(store, longest)
+        return self._keys[layer], self._values[layer]
 
     def write(
         self,
@@ -235,24 +250,20 @@ class KVStore:
 
         active: [T], whether a token is there at all; where it is not, what the place held stays.
         """
-        for stores, new in ((self._keys, key), (self._values, value)):
-            store = stores.get(layer)
-            if store is None or len(self.lanes) > store.shape[0] or longest > store.shape[2]:
-                store = stores[layer] = self._grown(store, new, longest)
+        stores = self.stores(layer, longest, key, *((one.shape[0], one.shape[2]) for one in (key, value)))
+        for store, new in zip(stores, (key, value), strict=True):
             rows = new.transpose(0, 1)
             if active is not None:
                 rows = torch.where(active[:, None, None], rows, store[lanes, :, positions])
             store[lanes, :, positions] = rows
-        return self._keys[layer], self._values[layer]
+        return stores
 
-    def _grown(self, store: Tensor | None, new: Tensor, longest: int) -> Tensor:
-        lanes, capacity = (0, 0) if store is None else (store.shape[0], store.shape[2])
+    def _grown(self, store: Tensor, longest: int) -> Tensor:
+        lanes, capacity = store.shape[0], store.shape[2]
         wanted = max(capacity, self._reserved[1], places(longest))
         # room for twice as many, unless that would break the budget
         most = max(len(self.lanes), self.affordable(wanted))
         more = lanes if len(self.lanes) <= lanes else min(max(len(self.lanes), 2 * lanes, self._reserved[0]), most)
-        if store is None:
-            store = _zeros((0, new.shape[0], 0, new.shape[2]), new)
         return self._moved(store, more, wanted)
 
     def _shape(self, lanes: int, capacity: int) -> None:

@@ -27,6 +27,7 @@ from toolkit.errors import BadInput, OutOfMemory, SelfsteerError
 SMALL = 5_000_000  # parameters under which a second thread costs more than it brings, but for attention
 THREADS = torch.get_num_threads()  # what this process was started with; engines change the number for all of it
 PACKED = 4 * 2**30  # bytes of linear weights up to which a CPU keeps a second, packed copy of them
+STEP = 16  # tokens that a step usually has, on a CPU
 SHORT = 64  # tokens a step under which an engine out of memory takes fewer rows before fewer tokens
 
 
@@ -72,7 +73,6 @@ class LocalEngine:
         if cpu:
             small = sum(p.numel() for p in self.model.parameters()) < SMALL
             torch.set_num_threads(threads or (1 if small else THREADS))
-            self._weights += packed.pack(self.model, 16, PACKED)
         self.most_rows, self.chunk, self.keep_lanes = most_rows, chunk, keep_lanes
         config = loading.text_config(self.model)
         self.info = ModelInfo(
@@ -105,7 +105,10 @@ class LocalEngine:
         self._say = say or (lambda line: print(line, file=sys.stderr, flush=True))
         self.tokens_computed = 0
         proof.check(self._forward, expected)
-        if cpu:
+        if cpu and packed.copies(self.model) <= PACKED:  # a rule of the model alone: it has the same bits anywhere
+            beside = self._forward.take_over(STEP) if kind == torch.float32 else set()
+            self._weights += sum(one.weight.nbytes for one in beside) + packed.pack(self.model, STEP, beside)
+        if cpu and kind == torch.float32:  # other dtypes are computed by torch, whose bits depend on the batch
             self.info = replace(self.info, batch_invariant=self._forward.same_bits_in_company(self.info.vocabulary))
         self._store.shrink()
 

@@ -1,0 +1,142 @@
+"""Compiled loops compute what torch computes, and each row by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import silu
+
+from toolkit.engines import kernels
+
+
+def numbers(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
+    return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+def attended(query, keys, values, lanes, positions, scale, window=1 << 62, cap=0.0, first=0, last=None) -> np.ndarray:
+    out = np.full((*query.shape[:2], values.shape[3]), np.float32(7))
+    last = len(lanes) * query.shape[1] if last is None else last
+    kernels.attend(query, keys, values, lanes, positions, out, scale, window, cap, first, last)
+    return out
+
+
+def naive(query, keys, values, lanes, positions, scale, window=1 << 62, cap=0.0) -> np.ndarray:
+    """In float64, query by query."""
+    out = np.zeros((*query.shape[:2], values.shape[3]))
+    for t, (lane, end) in enumerate(zip(lanes, positions + 1, strict=True)):
+        for head in range(query.shape[1]):
+            kept = head // (query.shape[1] // keys.shape[1])
+            seen = slice(max(0, end - window), end)
+            scores = keys[lane, kept, seen].astype(float) @ query[t, head].astype(float) * scale
+            scores = cap * np.tanh(scores / cap) if cap else scores
+            weights = np.exp(scores - scores.max())
+            out[t, head] = weights @ values[lane, kept, seen].astype(float) / weights.sum()
+    return out
+
+
+problems = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 10_000),
+        "tokens": st.integers(1, 9),
+        "heads": st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
+        "width": st.sampled_from([2, 8, 20, 32, 64]),
+        "wide": st.sampled_from([4, 16, 70]),
+        "scale": st.sampled_from([0.1, 1.0, 20.0]),
+        "window": st.sampled_from([1, 3, 17, 1 << 62]),
+        "cap": st.sampled_from([0.0, 5.0]),
+    }
+)
+
+
+def made(seed, tokens, heads, width, wide, scale, window, cap) -> tuple:
+    rng = np.random.default_rng(seed)
+    stores = (numbers(rng, 3, heads[1], 70, width), numbers(rng, 3, heads[1], 70, wide))
+    lanes, positions = rng.integers(0, 3, tokens), rng.integers(0, 70, tokens)
+    return numbers(rng, tokens, heads[0], width), *stores, lanes, positions, scale * width**-0.5, window, cap
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems)
+def test_attention_is_naive_attention(problem) -> None:
+    asked = made(**problem)
+    np.testing.assert_allclose(attended(*asked), naive(*asked), rtol=0, atol=3e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems)
+def test_a_query_has_the_same_bits_alone_and_in_any_share(problem) -> None:
+    query, keys, values, lanes, positions, *rest = made(**problem)
+    together = attended(query, keys, values, lanes, positions, *rest)
+    for t in range(len(query)):
+        alone = attended(query[t : t + 1], keys, values, lanes[t : t + 1], positions[t : t + 1], *rest)
+        assert np.array_equal(alone[0], together[t])
+    rows = query.shape[0] * query.shape[1]
+    cut = min(3, rows)
+    shares = [
+        attended(query, keys, values, lanes, positions, *rest, first=a, last=b) for a, b in ((0, cut), (cut, rows))
+    ]
+    joined = np.where(shares[0] == 7, shares[1], shares[0])
+    assert np.array_equal(joined, together)
+
+
+def test_places_past_a_query_are_not_looked_at() -> None:
+    asked = made(1, 4, (4, 2), 8, 8, 1.0, 1 << 62, 0.0)
+    before = attended(*asked)
+    for lane in range(3):
+        for store in asked[1:3]:
+            store[lane, :, 1 + max(asked[4][asked[3] == lane], default=-1) :] = np.nan
+    assert np.array_equal(attended(*asked), before)
+
+
+def test_what_is_not_finite_stays_visible() -> None:
+    asked = made(1, 4, (4, 4), 8, 8, 1.0, 1 << 62, 0.0)
+    asked[0][2, 1, 3] = np.nan
+    found = attended(*asked)
+    assert np.isnan(found[2, 1]).all()
+    assert np.isfinite(np.delete(found.reshape(16, -1), 9, 0)).all()
+    assert np.isnan(kernels_norm(np.array([[np.inf, 1.0], [1, 2]], np.float32))[0]).any()
+
+
+def kernels_norm(rows: np.ndarray) -> np.ndarray:
+    out = np.empty_like(rows)
+    kernels.norm(rows, np.ones(rows.shape[1], np.float32), 1e-6, out)
+    return out
+
+
+@pytest.mark.parametrize("width", [3, 16, 100])
+def test_norms_and_gates_are_torchs(width: int) -> None:
+    rng = np.random.default_rng(width)
+    rows, weight = numbers(rng, 5, width, scale=3), numbers(rng, width)
+    out = np.empty_like(rows)
+    kernels.norm(rows, weight, 1e-5, out)
+    there = torch.nn.functional.rms_norm(torch.from_numpy(rows), (width,), torch.from_numpy(weight), 1e-5)
+    np.testing.assert_allclose(out, there.numpy(), rtol=3e-6, atol=1e-6)
+    both, gated = numbers(rng, 5, 2 * width, scale=20), np.empty((5, width), np.float32)
+    kernels.gate(both, gated)
+    a, b = torch.from_numpy(both).split(width, 1)
+    np.testing.assert_allclose(gated, (silu(a) * b).numpy(), rtol=3e-6, atol=1e-6)
+
+
+def test_turned_queries_and_keys_are_transformers() -> None:
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    rng = np.random.default_rng(0)
+    tokens, asked, kept, width = 5, 4, 2, 8
+    mixed = numbers(rng, tokens, (asked + 2 * kept) * width)
+    angles = np.tile(rng.uniform(0, 6, (tokens, width // 2)), 2)
+    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    lanes, positions = np.array([0, 0, 2, 1, 1]), np.array([3, 4, 0, 8, 9])
+    query = np.zeros((tokens, asked, width), np.float32)
+    stores = [np.zeros((3, kept, 10, width), np.float32) for _ in range(2)]
+    kernels.rotate(mixed, cosine, sine, lanes, positions, query, *stores)
+    parts = torch.from_numpy(mixed).view(1, tokens, -1, width).transpose(1, 2)
+    q, k = apply_rotary_pos_emb(
+        parts[:, :asked], parts[:, asked:-kept], *(torch.from_numpy(one)[None] for one in (cosine, sine))
+    )
+    np.testing.assert_allclose(query, q[0].transpose(0, 1).numpy(), atol=1e-6)
+    for store, there in zip(stores, (k, parts[:, -kept:]), strict=True):
+        np.testing.assert_allclose(store[lanes, :, positions], there[0].transpose(0, 1).numpy(), atol=1e-6)
+        assert np.count_nonzero(store) == tokens * kept * width

@@ -1,0 +1,91 @@
+"""Parts of a model taken over by kernels, in float32 on a CPU: norms, gated MLPs and attention with rotary positions.
+
+What a small model's step takes is mostly the calling of many small operations; these are few. Knows no requests and no
+schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.engines import kernels, packed
+from toolkit.engines.attention import Attention
+
+CLOSE = 1e-4  # how far residuals may move, over their root mean square; rounding moves them by a hundredth of that
+
+
+def take_over(model: nn.Module, attention: Attention, rows: int, residuals: Callable[[], Tensor]) -> set[nn.Linear]:
+    """Take over all parts of the classes below; returns the linear layers that are computed side by side since.
+
+    rows: how many a step usually has. residuals: computes some tokens by the whole model. A kind of part after which
+    they differ is given back: then this transformers computes something else under that name.
+    """
+    done: set[nn.Linear] = set()
+    for kind, take in KINDS.items():
+        before = residuals()
+        parts = [part for part in model.modules() if _is(part, kind)]
+        beside = [take(part, attention, rows) for part in parts]
+        if not (residuals() - before).abs().max() <= CLOSE * before.square().mean().sqrt():
+            for part in parts:
+                del part.forward  # what its class does is there again
+        else:
+            done.update(*beside)
+    return done
+
+
+def _is(part: nn.Module, kind: tuple[str, ...]) -> bool:
+    """Whether a part is of a class with one of these endings, of transformers itself."""
+    return type(part).__name__ in kind and type(part).__module__.startswith("transformers.models.")
+
+
+def _norm(part: Any, _attention: Attention, _rows: int) -> list[nn.Linear]:
+    weight, epsilon = part.weight.detach().numpy(), float(part.variance_epsilon)
+
+    def forward(hidden_states: Tensor) -> Tensor:
+        given = hidden_states.contiguous()
+        out = torch.empty_like(given)
+        kernels.norm(given.view(-1, len(weight)).numpy(), weight, epsilon, out.view(-1, len(weight)).numpy())
+        return out
+
+    part.forward = forward
+    return []
+
+
+def _gated(part: Any, _attention: Attention, rows: int) -> list[nn.Linear]:
+    beside = [part.gate_proj, part.up_proj]
+    both = packed.side_by_side(beside, rows)
+
+    def forward(x: Tensor) -> Any:
+        mixed = both(x)
+        out = mixed.new_empty(*mixed.shape[:-1], mixed.shape[-1] // 2)
+        kernels.gate(mixed.flatten(0, -2).numpy(), out.flatten(0, -2).numpy())
+        return part.down_proj(out)
+
+    part.forward = forward
+    return beside
+
+
+def _rotary(part: Any, attention: Attention, rows: int) -> list[nn.Linear]:
+    beside = [part.q_proj, part.k_proj, part.v_proj]
+    mixed = packed.side_by_side(beside, rows)
+    heads = (part.q_proj.out_features // part.head_dim, part.k_proj.out_features // part.head_dim)
+
+    def forward(hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: object) -> tuple[Any, None]:
+        cosine, sine = position_embeddings
+        out = attention.rotated(part.layer_idx, mixed(hidden_states[0]), heads, (cosine[0], sine[0]), part.scaling)
+        return part.o_proj(out.flatten(1))[None], None
+
+    part.forward = forward
+    return beside
+
+
+# classes with the same forward, which is known; each is given another, and names the linear layers it lays out anew
+KINDS: dict[tuple[str, ...], Callable[[Any, Attention, int], list[nn.Linear]]] = {
+    ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"): _norm,
+    ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"): _gated,
+    ("LlamaAttention",): _rotary,
+}
