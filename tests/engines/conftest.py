@@ -9,8 +9,10 @@ import pytest
 
 from tests.engines import contract
 from tests.engines.contract import ENGINES, Entry, Reference
+from tests.engines.real_vllm import opened
 from tests.engines.served import Here, serving
 from toolkit.engines.base import Engine
+from toolkit.engines.vllm import VllmEngine
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,9 @@ def here() -> Iterator[list[Here]]:
     """Two servers of plans in this process."""
     with serving(2) as both:
         yield both
+
+
+@pytest.fixture(scope="session")
+def vllm_here() -> VllmEngine:
+    """vLLM in this process, with small chunks, blocks and batches. Only in tests that vLLM is there for."""
+    return opened()

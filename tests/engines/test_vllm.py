@@ -1,16 +1,17 @@
 """The vLLM engine for real, on a CPU: each known trap with its guard, and with the guard taken away.
 
-Runs in the venv of `make test-vllm`; what every engine promises is in test_contract.py. Servers that need no vLLM to
-be tested are in test_vllm_http.py.
+Runs in the venv of `make test-vllm`; what every engine promises is in test_contract.py. Several workers and servers are
+in test_vllm_workers.py, other models in test_vllm_models.py; servers that need no vLLM in test_vllm_http.py.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,34 +31,19 @@ from tests.engines.contract import (
     steer,
     style,
 )
-from toolkit.context import Context
-from toolkit.engines import vllm_core, vllm_http
+from tests.engines.real_vllm import LONG, ROOT, SETTINGS, error_of, hooks_of, long_conversation, opened, real
+from toolkit.engines import vllm_core
 from toolkit.engines.base import Completion, Engine, Failure, Generate, Read, Sampling, Score, check_steered, run
-from toolkit.engines.vllm import VllmEngine, in_process, over_http
+from toolkit.engines.local import LocalEngine
+from toolkit.engines.vllm import VllmEngine, in_process, tokenizer_of
 from toolkit.errors import BadInput, SteeringError, Unsupported
 from toolkit.organism import MODEL
 from toolkit.steering import NO_STEERING, Steering
 
-HERE = importlib.util.find_spec("vllm") is not None and importlib.util.find_spec("vllm_lens") is not None
-real = pytest.mark.skipif(not HERE, reason="vLLM and vllm-lens are not installed here; run `make test-vllm`")
-ROOT = Path(__file__).parents[2]
-SETTINGS = {"name": "organism", "dtype": "float32", "max_num_batched_tokens": 24, "max_num_seqs": 8, "block_size": 32}
 
-
-def opened(**options: Any) -> VllmEngine:
-    engine = in_process(str(MODEL), **{**SETTINGS, **options})
-    engine.attach(style())
-    engine.attach(several())
-    return engine
-
-
-def hooks_of(engine: VllmEngine) -> Any:
-    return engine.servers.engine.collective_rpc(lambda worker: worker.selfsteer_hooks)[0]
-
-
-@pytest.fixture(scope="module")
-def engine() -> VllmEngine:
-    return opened()
+@pytest.fixture
+def engine(vllm_here: VllmEngine) -> VllmEngine:
+    return vllm_here
 
 
 @pytest.fixture(scope="module")
@@ -66,26 +52,6 @@ def local() -> Engine:
     engine.attach(style())
     engine.attach(several())
     return engine
-
-
-LONG = " ".join(["The sea is wide and grey today, and the boats are far out."] * 6)
-
-
-def long_conversation(word: str, steering: Steering = NO_STEERING) -> Context:
-    """More than a chunk and more than two blocks of tokens, and no other test's: `word` stands early."""
-    context = conversation(f"{word}. {LONG}", steering)
-    assert len(context) > 3 * SETTINGS["block_size"]
-    return context
-
-
-def logprobs(request: Generate, tokens: tuple[int, ...]) -> torch.Tensor:
-    before = contract.reference().logprobs(request.context, tokens, request.steering)
-    return before.gather(1, torch.tensor(tokens)[:, None])[:, 0]
-
-
-def error_of(request: Generate, got: Completion) -> float:
-    """How far the log-probabilities that came with a response are from plain transformers', in nats."""
-    return float((torch.tensor(got.logprobs) - logprobs(request, got.tokens)).abs().max())
 
 
 # ------------------------------------------------------------------ the same as the local engine
@@ -188,7 +154,10 @@ def test_a_prompt_in_chunks_is_steered_at_absolute_positions(engine: VllmEngine)
 
 
 LENS = """
-from tests.engines.test_vllm import *
+import torch
+from tests.engines import contract
+from tests.engines.contract import conversation, steer, style
+from toolkit.organism import MODEL
 from vllm import LLM, SamplingParams
 from vllm_lens import SteeringVector
 
@@ -293,8 +262,93 @@ def test_an_error_inside_a_hook_ends_the_step_and_the_engine_goes_on(engine: Vll
     assert error_of(request, run(engine, request)) < 1e-3
 
 
+@real
+def test_a_row_that_could_not_be_written_is_not_taken_for_one_that_was(engine: VllmEngine, monkeypatch) -> None:
+    """Memory that ran out while a steering was put into the tables: asked again, it must steer."""
+    tables, under, write, room = hooks_of(engine).tables, steer(3, 0.61803), torch.tensor, [1]
+
+    def full(*some: Any, **more: Any) -> torch.Tensor:
+        if not room:
+            raise RuntimeError("out of memory, say")
+        room.pop()
+        return write(*some, **more)
+
+    request = asked(conversation(), 1, under=under, logprobs=True)
+    request = replace(request, context=request.context.under(steer(4, 0.61803), 0, 3).under(under, 3))
+    monkeypatch.setattr("toolkit.engines.vllm_worker.torch.tensor", full)
+    failed = everything(engine, [request])[0]
+    assert isinstance(failed, Failure) and "out of memory, say" in str(failed.error)
+    monkeypatch.setattr("toolkit.engines.vllm_worker.torch.tensor", write)
+    assert error_of(request, run(engine, request)) < 1e-3
+    assert not any(tables._users.values())
+
+
+@real
+def test_an_interrupted_step_fails_what_was_in_it_and_the_engine_goes_on(engine: VllmEngine) -> None:
+    """Ctrl-C in a notebook, in the middle of a forward pass: half of a step's tokens have no keys and values."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    request = asked(conversation(), 6, under=steer(3, 0.5), logprobs=True)
+    tickets = [engine.submit(request) for _ in range(2)]
+    block = hooks_of(engine).model.model.layers[2]
+    handle = block.register_forward_hook(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.poll()
+    handle.remove()
+    left = dict(engine.poll())
+    assert sorted(left) == tickets and all("not finished" in str(one.error) for one in left.values())
+    assert engine.poll() == [] and contract.vllm_is_idle(engine)
+    assert error_of(request, run(engine, request)) < 1e-3
+
+
+@real
+def test_a_dictionary_may_be_attached_while_requests_are_in_flight(engine: VllmEngine) -> None:
+    requests = [asked(conversation(f"Flight {i}."), 3, "flight", i) for i in range(6)]
+    tickets = [engine.submit(request) for request in requests]
+    known, engine._table._edits = engine._table._edits, {}  # the layers are tried once more
+    engine.attach(style())
+    engine._table._edits = known
+    found = {}
+    while some := engine.poll():
+        found.update(some)
+    assert sorted(found) == tickets
+    assert [found[t].tokens for t in tickets] == [run(engine, request).tokens for request in requests]
+
+
+@real
+def test_a_response_that_vllm_ends_itself_is_no_response(engine: VllmEngine, monkeypatch) -> None:
+    take = vllm_core.Running.take
+
+    def ended(self: Any, output: Any) -> bool:
+        over = take(self, output)
+        self.end = None
+        return over or len(self.tokens) == 2
+
+    monkeypatch.setattr(vllm_core.Running, "take", ended)
+    with pytest.raises(SteeringError, match="after 2 tokens"):
+        run(engine, asked(conversation(), 5))
+
+
+@pytest.mark.parametrize("option", ["async_scheduling", "logprobs_mode", "kv_transfer_config", "speculative_config"])
+def test_options_that_would_change_what_is_drawn_are_refused(monkeypatch, option: str) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(BadInput, match=option):
+        in_process(str(MODEL), **{option: None})
+
+
+def test_stop_tokens_are_those_of_the_local_engine(tmp_path: Path) -> None:
+    """Also of a model whose stop tokens stand in its configuration alone, beside its tokenizer's."""
+    folder = shutil.copytree(MODEL, tmp_path / "model")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": [2, 77]}))
+    assert tokenizer_of(str(folder)).stop_tokens == LocalEngine(str(folder), device="cpu").tokenizer.stop_tokens
+
+
 COMPILED = """
-from tests.engines.test_vllm import SETTINGS, MODEL, in_process, style
+from tests.engines.real_vllm import SETTINGS, MODEL, in_process, style
 engine = in_process(str(MODEL), **SETTINGS, enforce_eager=False, compilation_config={"backend": "eager"})
 assert not engine.servers.engine.vllm_config.model_config.enforce_eager
 engine.attach(style())
@@ -348,111 +402,3 @@ def test_scores_of_a_bfloat16_model_are_not_rounded_to_bfloat16() -> None:
     logits = torch.nn.functional.linear(model.model.norm(last), model.lm_head.weight.bfloat16().float())
     expected = torch.log_softmax(logits.detach().double(), -1)
     assert float((torch.tensor(got.logprobs) - expected).abs().max()) < 0.02
-
-
-# ------------------------------------------------------------------ two workers
-
-TWO_WORKERS = """
-import sys
-from tests.engines.test_vllm import compare_with_local, in_process, MODEL, SETTINGS
-
-def give_buffers(worker):
-    # vLLM's CPU runner forgets them: without, a second stage fails on its first step, steered or not
-    runner = worker.model_runner
-    kind = {"batch_size": runner.max_num_tokens, "dtype": runner.model_config.dtype, "device": runner.device}
-    runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(**kind)
-    return sorted(worker.selfsteer_hooks.tables.owned)
-
-if __name__ == "__main__":
-    engine = in_process(str(MODEL), **SETTINGS, **{sys.argv[1]: 2})
-    layers = engine.servers.engine.collective_rpc(give_buffers)
-    assert layers == ([[0, 1], [2, 3]] if sys.argv[1] == "pipeline_parallel" else [[0, 1, 2, 3]] * 2), layers
-    compare_with_local(engine)
-    print("alike")
-"""
-
-
-def compare_with_local(engine: VllmEngine) -> None:
-    """Generate, Read and Score on both engines: the same tokens and counts, and numbers to numerical precision."""
-    local = contract.local(dtype="float32")
-    requests: list[Any] = []
-    for seed in range(4):
-        context = random_context(seed, ("add",))
-        under = random_steering(np.random.default_rng(seed), ("add",), (style(), several()))
-        requests.append(asked(context, 12, "two", seed, under=under, capture=style().key))
-        requests += [Read(context, (0, 3), (0, 3)), Score(context, (((5,), (6,)), ((7, 8, 9),)), under)]
-    for one in (engine, local):
-        one.attach(style())
-        one.attach(several())
-    for request, here, there in zip(requests, everything(engine, requests), everything(local, requests), strict=True):
-        assert here.steered == there.steered
-        if isinstance(request, Generate):
-            assert here.tokens == there.tokens
-            torch.testing.assert_close(here.residuals, there.residuals, rtol=1e-4, atol=1e-3)
-        elif isinstance(request, Read):
-            torch.testing.assert_close(here.values, there.values, rtol=1e-4, atol=1e-3)
-        else:
-            assert here.logprobs == pytest.approx(there.logprobs, abs=1e-4)
-
-
-@real
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers need two cores")
-@pytest.mark.parametrize("how", ["tensor_parallel", "pipeline_parallel"])
-def test_two_workers_steer_as_one(tmp_path: Path, how: str) -> None:
-    """Each has half of every layer, or all of half of the layers, which it must know by their absolute numbers."""
-    script = tmp_path / "two_workers.py"
-    script.write_text(TWO_WORKERS)
-    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "0|1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, script, how], env=environment, capture_output=True, text=True)
-    assert "alike" in ended.stdout, ended.stderr[-3000:]
-
-
-# ------------------------------------------------------------------ over HTTP, for real
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[list[tuple[subprocess.Popen, str]]]:
-    """Two processes that serve the organism."""
-    command = [sys.executable, "-m", "toolkit.engines.vllm_server", "--model", "organism", "--port", "0"]
-    options = ["--dtype", "float32", "--option", "block_size=32", "--option", "max_num_seqs=8"]
-    processes = [subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    found = []
-    for process in processes:
-        line = next(line for line in process.stdout if line.startswith("serving"))
-        found.append((process, line.split()[-1]))
-    yield found
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-@real
-def test_served_is_in_process_and_a_killed_server_loses_nothing(engine: VllmEngine, servers) -> None:
-    with pytest.raises(BadInput, match="serves organism, not some-llama"):
-        vllm_http.Fleet([servers[0][1]], "some-llama")
-    remote = over_http([url for _, url in servers], str(MODEL), name="organism")
-    assert remote.info.digest == engine.info.digest
-    remote.attach(style())
-    remote.attach(several())
-    requests: list[Any] = [
-        asked(random_context(i, ("add",)), 60, "http", i, under=steer(i % 10, 0.5), capture=style().key)
-        for i in range(12)
-    ]
-    requests += [Read(random_context(3, ("add",)), (0, 2), (1, 3)), Score(conversation(), (((5,),), ((6, 7),)))]
-    expected = everything(engine, requests)
-    tickets = [remote.submit(request) for request in requests]
-    found = dict(remote.poll())
-    servers[0][0].kill()
-    while some := remote.poll():
-        found.update(some)
-    for ticket, request, there in zip(tickets, requests, expected, strict=True):
-        here = found[ticket]
-        assert not isinstance(here, Failure), here
-        assert here.steered == there.steered
-        if isinstance(request, Generate):
-            assert here.tokens == there.tokens
-            torch.testing.assert_close(here.residuals, there.residuals, rtol=1e-4, atol=1e-3)
-        elif isinstance(request, Read):
-            torch.testing.assert_close(here.values, there.values, rtol=1e-4, atol=1e-3)
-        else:
-            assert here.logprobs == pytest.approx(there.logprobs, abs=1e-4)

