@@ -27,11 +27,14 @@ Edit = Callable[[Tensor], Tensor]
 
 
 def ours(
-    engine: LocalEngine, dictionary: FeatureDictionary, work: Work, *, steered: bool = True, inspect: bool = True
+    engine: LocalEngine, dictionary: FeatureDictionary, work: Work, *, steered: bool = True, inspect: str = "last"
 ) -> tuple[float, float]:
-    """(seconds of everything, of which INSPECT's measurement) on this engine, all rollouts at once."""
+    """(seconds of everything, of which INSPECT's measurement) on this engine, all rollouts at once.
+
+    inspect: over which of the response's tokens: the last (as the published loop does), their mean, their max, or "".
+    """
     prompts = work.prompts(engine.info.vocabulary)
-    contexts = [Context() for _ in prompts]
+    contexts = [Context().append(work.start(engine.info.vocabulary)) for _ in prompts]
     rounds = [0] * len(prompts)
     asked: dict[int, int] = {}
     inspecting = 0.0
@@ -57,7 +60,7 @@ def ours(
                 raise TypeError(f"a Generate was answered by {type(result).__name__}")
             if result.residuals is not None:
                 at = time.perf_counter()
-                measure(dictionary, result.residuals, "mean", work.inspect_k, "")
+                measure(dictionary, result.residuals, inspect, work.inspect_k, "")
                 inspecting += time.perf_counter() - at
             contexts[rollout] = contexts[rollout].append(result.tokens, under(rollout), "generated")
             rounds[rollout] += 1
@@ -73,7 +76,7 @@ def published(engine: LocalEngine, dictionary: FeatureDictionary, work: Work) ->
     prompts = work.prompts(engine.info.vocabulary)
     begun = time.perf_counter()
     for rollout, turns in enumerate(prompts):
-        history: list[int] = []
+        history = work.start(engine.info.vocabulary)
         for number, turn in enumerate(turns):
             history += turn
             added = {i.feature: i.strength * float(dictionary.directions.units([i.feature])[0, 0])
@@ -101,7 +104,7 @@ def hook_loop(engine: LocalEngine, dictionary: FeatureDictionary, work: Work) ->
     the history fed anew every round. It cannot steer rows or tokens apart; its work is the lighter for it."""
     model, layer = plain_copy(engine), dictionary.reader.layer
     rounds = list(zip(*work.prompts(engine.info.vocabulary), strict=True))
-    histories = torch.zeros(work.rollouts, 0, dtype=torch.long)
+    histories = torch.tensor([work.start(engine.info.vocabulary)] * work.rollouts)
     begun = time.perf_counter()
     for number, turns in enumerate(rounds):
         steering = work.steering(dictionary, 0, number)

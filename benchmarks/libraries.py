@@ -143,8 +143,8 @@ def rows(repeats: int, batches: tuple[int, ...] = (1, 8, 32)) -> list[Row]:
                 print(f"{name}: {package} cannot be used here ({error})")
                 continue
             for batch in batches:
-                work = Work(batch, 1, opening=PROMPT - 30, given=30, generated=NEW)
-                mine = fresh(engine, lambda w=work: ours(engine, features, w, inspect=False)[0])  # type: ignore[misc]
+                work = Work(batch, 1, opening=0, given=PROMPT, generated=NEW)
+                mine = fresh(engine, lambda w=work: ours(engine, features, w, inspect="")[0])  # type: ignore[misc]
                 theirs = lambda w=work, c=contestant: c(engine, features, w)  # type: ignore[misc]  # noqa: E731
                 row = ratio(f"{name} / ours", mine, theirs, repeats, work=f"{batch} rollouts, random 4 x 256")
                 speeds = {who: work.tokens / float(str(row[f"{who}_s"])) for who in ("one", "other")}

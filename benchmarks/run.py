@@ -75,8 +75,8 @@ def steering_cost(name: str, engine: LocalEngine, features: FeatureDictionary, r
     rows = []
     for batch in (1, 8, 32):
         work = Work(batch, 1, generated=100)
-        steered = fresh(engine, lambda w=work: ours(engine, features, w, inspect=False)[0])  # type: ignore[misc]
-        plain = fresh(engine, lambda w=work: ours(engine, features, w, steered=False, inspect=False)[0])  # type: ignore[misc]
+        steered = fresh(engine, lambda w=work: ours(engine, features, w, inspect="")[0])  # type: ignore[misc]
+        plain = fresh(engine, lambda w=work: ours(engine, features, w, steered=False, inspect="")[0])  # type: ignore[misc]
         row = ratio(
             "steered speed / unsteered speed", steered, plain, repeats, target=">= 0.98", work=f"batch {batch}, {name}"
         )
@@ -109,7 +109,7 @@ def identical(name: str, engine: LocalEngine, features: FeatureDictionary) -> Ro
     asked = []
     for rollout, turns in enumerate(work.prompts(engine.info.vocabulary)):
         steering = work.steering(features, rollout, 0)
-        context = Context().append(turns[0], steering)
+        context = Context().append(work.start(engine.info.vocabulary)).append(turns[0], steering)
         asked.append(Generate(context, Sampling(0.7, 1.0, work.generated, ("identical", rollout)), steering))
     engine.forget()
     together = run_all(engine, asked)

@@ -16,7 +16,7 @@ from toolkit.steering import Intervention, Steering
 
 @dataclass(frozen=True)
 class Work:
-    """R rollouts x rounds: an opening, then each round `given` tokens in and `generated` out. inspect_k: features."""
+    """R rollouts x rounds: an unsteered opening, then each round `given` tokens in and `generated` out. inspect_k: features."""
 
     rollouts: int
     rounds: int
@@ -30,17 +30,14 @@ class Work:
         """Generated in all."""
         return self.rollouts * self.rounds * self.generated
 
+    def start(self, vocabulary: int) -> list[int]:
+        """The opening: the same tokens for all rollouts, unsteered, as a prompt that tells of the tools is."""
+        return np.random.default_rng(0).integers(3, vocabulary, self.opening).tolist()
+
     def prompts(self, vocabulary: int) -> list[list[list[int]]]:
-        """Per rollout and round the tokens that come in; the opening is the same for all rollouts."""
-        rng = np.random.default_rng(0)
-        opening = rng.integers(3, vocabulary, self.opening).tolist()
-        return [
-            [
-                (opening if number == 0 else []) + rng.integers(3, vocabulary, self.given).tolist()
-                for number in range(self.rounds)
-            ]
-            for _ in range(self.rollouts)
-        ]
+        """Per rollout and round the tokens that come in after the opening."""
+        rng = np.random.default_rng(1)
+        return rng.integers(3, vocabulary, (self.rollouts, self.rounds, self.given)).tolist()
 
     def steering(self, dictionary: FeatureDictionary, rollout: int, number: int) -> Steering:
         """Two features, others in every rollout and round; strength small enough to leave the text alive."""

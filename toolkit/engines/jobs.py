@@ -29,9 +29,11 @@ from toolkit.engines.base import (
     check_finite,
     check_request,
 )
-from toolkit.engines.kv import KVStore, Lane
+from toolkit.engines.kv import KVStore, Lane, common_prefix
 from toolkit.engines.table import SteeringTable
 from toolkit.steering import Steering
+
+WORTH = 16  # tokens that another request is about to compute from which on it is worth to wait for them
 
 
 @dataclass
@@ -73,12 +75,15 @@ Work = Generator[Span, None, Result]
 class Job:
     """A request on its way: its lane, its work, the span being computed, and how many tokens ran under which row.
 
-    draws: uniform numbers for a Generate's tokens. uniform: the next of them, once it was taken and until it was used.
+    tokens, rows: of its context, computed or not. draws: uniform numbers for a Generate's tokens. uniform: the next of
+    them, once it was taken and until it was used.
     """
 
     ticket: int
     request: Request
     lane: Lane
+    tokens: np.ndarray
+    rows: np.ndarray
     applied: Counter[int]
     work: Work
     span: Span
@@ -94,9 +99,12 @@ def start(
     store: KVStore,
     stops: frozenset[int],
     keep_lanes: int,
-) -> Job:
+    others: Sequence[Job],
+) -> Job | None:
     """Check a request, give it the lane with its longest kept prefix, and begin its work.
 
+    None while one of `others` is about to compute what it begins with, as do rollouts that start together from the same
+    prompt: to wait for that is sooner than to compute it as well.
     Raises BadInput, WindowFull or SteeringError before any lane is taken.
     """
     context = request.context
@@ -109,6 +117,9 @@ def start(
     after = 0 if isinstance(request, Read) else table.row(request.steering)
     layer = _capture_layer(request, table)
     last = info.n_layers - 1
+    coming = [min(common_prefix(job.tokens, job.rows, tokens, rows), most) for job in others if job.span.left > 1]
+    if coming and max(coming) >= store.kept(tokens, rows, most) + WORTH:
+        return None
     lane, reused = store.acquire(tokens, rows, most, longest(request, info.window), keep_lanes)
     applied = Counter(lane.rows[:reused].tolist())
     rest = tokens[reused:].tolist(), rows[reused:].tolist()
@@ -119,7 +130,7 @@ def start(
         work = score(request, *rest, after, lane, steered)
     else:
         work = read(request, *rest, last, reused, steered)
-    return Job(ticket, request, lane, applied, work, next(work), _draws(request))
+    return Job(ticket, request, lane, tokens, rows, applied, work, next(work), _draws(request))
 
 
 @dataclass(frozen=True)

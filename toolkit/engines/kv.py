@@ -38,10 +38,7 @@ class Lane:
         return sum(one.nbytes for one in self.parked)
 
     def common_prefix(self, tokens: np.ndarray, rows: np.ndarray) -> int:
-        """Leading positions at which both the token and the steering row are equal."""
-        n = min(self.length, len(tokens))
-        unequal = (self.tokens[:n] != tokens[:n]) | (self.rows[:n] != rows[:n])
-        return int(unequal.argmax()) if unequal.any() else n
+        return common_prefix(self.tokens[: self.length], self.rows[: self.length], tokens, rows)
 
     def extend(self, tokens: Sequence[int] | np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
         """Remember what the keys just written came from."""
@@ -52,6 +49,13 @@ class Lane:
         self.tokens[self.length : end] = tokens
         self.rows[self.length : end] = rows
         self.length = end
+
+
+def common_prefix(tokens: np.ndarray, rows: np.ndarray, other: np.ndarray, other_rows: np.ndarray) -> int:
+    """Leading positions at which both the token and the steering row are equal."""
+    n = min(len(tokens), len(other))
+    unequal = (tokens[:n] != other[:n]) | (rows[:n] != other_rows[:n])
+    return int(unequal.argmax()) if unequal.any() else n
 
 
 class KVStore:
@@ -95,6 +99,10 @@ class KVStore:
                     self.away.remove(best)
         lane.length, lane.busy, lane.last_used = shared, True, self._clock
         return lane, shared
+
+    def kept(self, tokens: np.ndarray, rows: np.ndarray, most: int) -> int:
+        """The length of the longest equal prefix of at most `most` tokens that a lane holds."""
+        return self._best(tokens, rows, most)[1]
 
     def _best(self, tokens: np.ndarray, rows: np.ndarray, most: int) -> tuple[Lane | None, int]:
         """The lane with the longest equal prefix: among equals one that is idle, and on the device before the host."""

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -188,19 +189,26 @@ class LocalEngine:
     # ------------------------------------------------------------------ one step
 
     def _admit(self, finished: list[tuple[int, Result | Failure]]) -> None:
-        """Start waiting requests while there is room; those that cannot be carried out are finished at once."""
-        while self._waiting and len(self._active) < self.most_rows:
-            ticket, request = self._waiting[0]
+        """Start waiting requests while there is room, but for those whose beginning is about to be computed; those that
+        cannot be carried out are finished at once. On another error the one at fault is the first that waits."""
+        for one in list(islice(self._waiting, self.most_rows - len(self._active))):
+            ticket, request = one
             if not self._store.room(jobs.longest(request, self.info.window)):
                 break
-            stops = self.tokenizer.stop_tokens
+            given = (self.info, self._table, self._store, self.tokenizer.stop_tokens, self.keep_lanes, self._active)
             try:
-                job = jobs.start(ticket, request, self.info, self._table, self._store, stops, self.keep_lanes)
+                job = jobs.start(ticket, request, *given)
             except SelfsteerError as error:
                 finished.append((ticket, Failure(error)))
+            except (RuntimeError, MemoryError):
+                self._waiting.remove(one)
+                self._waiting.appendleft(one)
+                raise
             else:
+                if job is None:
+                    continue
                 self._active.append(job)
-            self._waiting.popleft()
+            self._waiting.remove(one)
 
     def _next_step(self) -> list[tuple[Job, int]]:
         """Jobs and how many of their new tokens to compute: all that add one token, then spans up to the chunk.
