@@ -16,11 +16,12 @@ from toolkit.context import Context
 from toolkit.engines.base import Completion, Generate, Read, Score
 from toolkit.engines.vllm import VllmEngine, in_process
 from toolkit.organism import MODEL
-from toolkit.steering import NO_STEERING, Steering
+from toolkit.steering import NO_STEERING, Mode, Steering
 
 HERE = importlib.util.find_spec("vllm") is not None and importlib.util.find_spec("vllm_lens") is not None
 real = pytest.mark.skipif(not HERE, reason="vLLM and vllm-lens are not installed here; run `make test-vllm`")
 ROOT = Path(__file__).parents[2]
+MODES: tuple[Mode, ...] = ("add", "project_out")
 SETTINGS = {"name": "organism", "dtype": "float32", "max_num_batched_tokens": 24, "max_num_seqs": 8, "block_size": 32}
 
 
@@ -60,8 +61,8 @@ def compare_with_local(engine: VllmEngine) -> None:
     local = contract.local(dtype="float32")
     requests: list[Any] = []
     for seed in range(4):
-        context = random_context(seed, ("add",))
-        under = random_steering(np.random.default_rng(seed), ("add",), (style(), several()))
+        context = random_context(seed, MODES)
+        under = random_steering(np.random.default_rng(seed), MODES, (style(), several()))
         requests.append(asked(context, 12, "two", seed, under=under, capture=style().key))
         requests += [Read(context, (0, 3), (0, 3)), Score(context, (((5,), (6,)), ((7, 8, 9),)), under)]
     for one in (engine, local):

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from toolkit.engines.vllm_http import Fleet
-from toolkit.engines.vllm_plan import Outcome, Plan, Row
+from toolkit.engines.vllm_plan import Outcome, Plan, Row, code
 from toolkit.engines.vllm_server import Server, serve
 from toolkit.errors import SteeringError, Unsupported
 
 ROOT = Path(__file__).parents[2]
 ABOUT = {"name": "tiny", "model": "/tiny", "digest": "d", "n_layers": 2, "d_model": 4, "window": 99, "vocabulary": 97}
-ABOUT |= {"dtype": "float32", "versions": {}}
+ABOUT |= {"dtype": "float32", "versions": {}, "code": code()}
 
 
 def answer(plan: Plan) -> Outcome:

@@ -31,7 +31,7 @@ from tests.engines.contract import (
     steer,
     style,
 )
-from tests.engines.real_vllm import LONG, ROOT, SETTINGS, error_of, hooks_of, long_conversation, opened, real
+from tests.engines.real_vllm import LONG, MODES, ROOT, SETTINGS, error_of, hooks_of, long_conversation, opened, real
 from toolkit.engines import vllm_core
 from toolkit.engines.base import Completion, Engine, Failure, Generate, Read, Sampling, Score, check_steered, run
 from toolkit.engines.local import LocalEngine
@@ -62,8 +62,8 @@ def test_greedy_and_drawn_tokens_are_those_of_the_local_engine(engine: VllmEngin
     requests = []
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        context = random_context(seed, ("add",), segments=5, longest=30)
-        under = random_steering(rng, ("add",), (style(), several()))
+        context = random_context(seed, MODES, segments=5, longest=30)
+        under = random_steering(rng, MODES, (style(), several()))
         requests.append(asked(context, 16, under=under, capture=style().key))
         requests.append(Generate(context, Sampling(0.9, 0.8, 16, ("same", seed)), under, style().key))
     both = everything(engine, requests), everything(local, requests)
@@ -194,7 +194,7 @@ def test_the_plugins_own_positions_go_astray(tmp_path: Path) -> None:
 @real
 def test_positions_that_are_not_vllms_own_end_the_step(engine: VllmEngine, monkeypatch) -> None:
     monkeypatch.setattr(type(hooks_of(engine)), "_computed", lambda self, i: 0)
-    with pytest.raises(SteeringError, match="computes position"):
+    with pytest.raises(SteeringError, match="computes positions"):
         run(engine, asked(long_conversation("Relative", steer(3, 0.5)), 2))
     monkeypatch.undo()
     assert contract.vllm_is_idle(engine)
@@ -381,7 +381,7 @@ def test_rows_are_given_up_and_made_again(engine: VllmEngine, monkeypatch) -> No
 
     monkeypatch.setattr(vllm_worker, "SPARE", 8)
     for turn in range(60):
-        under = steer(turn % 10, 0.3 + 0.01 * turn)
+        under = steer(turn % 10, 0.3 + 0.01 * turn, MODES[turn % 3 == 0])
         request = asked(conversation(), 1, under=under, logprobs=True)
         request = replace(request, context=request.context.under(under))
         got = run(engine, request)

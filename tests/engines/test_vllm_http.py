@@ -93,6 +93,12 @@ def test_a_server_of_another_model_is_refused(here: list[Here]) -> None:
         Fleet([here[0].url], "llama")
 
 
+def test_a_server_of_another_version_of_selfsteer_is_refused(here: list[Here]) -> None:
+    here[0].core.about["code"] = "older"
+    with pytest.raises(BadInput, match="another version of selfsteer"):
+        Fleet([here[0].url], "tiny")
+
+
 @pytest.mark.parametrize("key", ["digest", "dtype", "versions", "window"])
 def test_servers_that_differ_are_refused(here: list[Here], key: str) -> None:
     here[1].core.about[key] = "other"
@@ -160,12 +166,14 @@ WRONG: list[dict[str, Any]] = [
     {"runs": [[0, 1, 2]]},
     {"runs": [[-1, 1, 1]]},
     {"rows": []},
-    {"rows": [[]]},
-    {"rows": [{"1": pack(np.ones(4))}]},
-    {"rows": [{}, {"2": pack(np.ones(4))}]},
-    {"rows": [{}, {"1": pack(np.ones(3))}]},
-    {"rows": [{}, {"1": pack(np.full(4, np.nan))}]},
-    {"rows": [{}, {"1": "gASVBQAAAAAAAABLAS4="}]},
+    {"rows": [{}]},
+    {"rows": [[{"1": pack(np.ones(4))}, {}]]},
+    {"rows": [[{}, {}], [{"2": pack(np.ones(4))}, {}]]},
+    {"rows": [[{}, {}], [{"1": pack(np.ones(3))}, {}]]},
+    {"rows": [[{}, {}], [{"1": pack(np.full(4, np.nan))}, {}]]},
+    {"rows": [[{}, {}], [{"1": "gASVBQAAAAAAAABLAS4="}, {}]]},
+    {"rows": [[{}, {}], [{"1": pack(np.ones(4))}, {"1": pack(np.ones(6))}]]},
+    {"rows": [[{}, {}], [{"1": pack(np.ones(4))}, {"0": pack(np.ones(4))}]]},
     {"layers": [2]},
     {"positions": [2]},
     {"score": [[2, [3]]]},

@@ -13,7 +13,10 @@ from toolkit.engines.vllm_plan import Outcome, Plan, Row, salt
 
 
 def row(digest: str) -> Row:
-    return Row({0: np.full(3, ord(digest), np.float32)} if digest else {})
+    if not digest:
+        return Row()
+    gone = {0: np.ones((2, 3), np.float32)} if digest == "c" else {}
+    return Row({0: np.full(3, ord(digest), np.float32)}, gone)
 
 
 @st.composite
@@ -49,6 +52,8 @@ def test_a_plan_survives_the_wire(plan: Plan) -> None:
     assert [r.digest for r in again.rows] == [r.digest for r in plan.rows]
     for one, other in zip(again.rows, plan.rows, strict=True):
         assert {k: v.tolist() for k, v in one.deltas.items()} == {k: v.tolist() for k, v in other.deltas.items()}
+        assert one.projections.keys() == other.projections.keys()
+        assert all(one.projections[k].shape == v.shape for k, v in other.projections.items())
 
 
 def test_an_outcome_survives_the_wire() -> None:
@@ -74,6 +79,13 @@ def test_a_conversation_whose_steering_stays_keeps_its_salt(plan: Plan) -> None:
     runs = (*plan.runs, (end, plan.most + 2, plan.after)) if plan.after else plan.runs
     later = replace(plan, tokens=(*plan.tokens, *response, 7, 8), runs=runs)
     assert salt(later) == salt(plan)
+
+
+def test_rows_are_told_apart_by_their_numbers() -> None:
+    ones, twos = np.ones(4, np.float32), np.full((1, 4), 2, np.float32)
+    rows = [Row(), Row({1: ones}), Row({2: ones}), Row({1: 2 * ones}), Row({1: ones}, {1: twos}), Row({1: 0 * ones})]
+    assert len({one.digest for one in rows}) == len(rows)
+    assert Row({1: ones.copy()}).digest == rows[1].digest
 
 
 def test_no_steering_has_no_salt() -> None:

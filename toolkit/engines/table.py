@@ -137,23 +137,6 @@ class SteeringTable:
         self._rows[steering] = row
         return row
 
-    def deltas(self, steering: Steering) -> dict[int, Tensor]:
-        """What a steering adds to every residual, [D] at each layer, for engines that add it elsewhere.
-
-        Raises Unsupported if it depends on the residual: a mode other than `add`, an SAE that normalises its input.
-        """
-        for i in steering:
-            if i.mode != "add":
-                raise Unsupported(f"this engine cannot steer in mode {i.mode}; use mode add, or the local engine")
-        row = self.row(steering)
-        found = {}
-        for (layer, key), table in self._deltas.items():
-            if not key:
-                found[layer] = table[row].clone()
-            elif bool(table[row].any()):
-                raise Unsupported(f"dictionary {key} scales its input by the token; use the local engine for it")
-        return found
-
     def edited(self, rows: Iterable[int]) -> bool:
         """Whether a row among these has a part that is no table row, but depends on the residual."""
         return any(row in some for some in self._edits.values() for row in rows)
@@ -192,7 +175,10 @@ class SteeringTable:
         found: dict[int, tuple[Tensor, list[tuple[Tensor, Tensor]]]] = {}
         for layer in sorted(self.layers):
             if any(at == layer and key and bool(table[list(rows)].any()) for (at, key), table in self._deltas.items()):
-                raise Unsupported("a dictionary that normalises its input cannot steer remotely; use the local engine")
+                raise Unsupported(
+                    "a dictionary that normalises its input scales steering by the token, which this engine cannot; use"
+                    " the local engine"
+                )
             projections = []
             for place, row in enumerate(rows):
                 for edit in self._edits[layer].get(row, ()):

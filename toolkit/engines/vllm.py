@@ -1,7 +1,7 @@
 """vLLM as an engine: the contract of base.py over plans, which one vLLM in this process or several servers carry out.
 
 Knows steering, dictionaries and requests; of vLLM only that its servers take plans (vllm_plan.py). What it adds to
-residuals is the local engine's own table, row by row. Only `add` steers: clamp and project_out depend on the residual.
+residuals is the local engine's own table, row by row. clamp is refused: it needs the dictionary beside the model.
 """
 
 from __future__ import annotations
@@ -177,8 +177,12 @@ class VllmEngine:
 
     def _row(self, steering: Steering) -> Row:
         if steering not in self._rows:
-            deltas = self._table.deltas(steering)
-            self._rows[steering] = Row({layer: delta.numpy() for layer, delta in deltas.items()})
+            parts = self._table.portable([self._table.row(steering)])
+            gone = {layer: [direction for direction, _ in some] for layer, (_, some) in parts.items() if some}
+            self._rows[steering] = Row(
+                {layer: deltas[0].numpy() for layer, (deltas, _) in parts.items()},
+                {layer: torch.stack(some).numpy() for layer, some in gone.items()},
+            )
         return self._rows[steering]
 
     # ------------------------------------------------------------------ outcomes as results

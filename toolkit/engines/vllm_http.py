@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from toolkit.engines.vllm_client import SAME, Client, StepFailed, Trip, checked
-from toolkit.engines.vllm_plan import Outcome, Plan, Vet
+from toolkit.engines.vllm_plan import Outcome, Plan, Vet, code
 from toolkit.errors import BadInput, SelfsteerError, Unreachable
 
 REMEMBERED = 65_536  # turns of conversations whose server is remembered
@@ -75,6 +75,11 @@ class Fleet:
             raise BadInput(
                 f"{self._addresses[0].url} serves {self.about['name']}, not {model}; start a server of {model}, or name"
                 " the model that is served"
+            )
+        if self.about["code"] != code():
+            raise BadInput(
+                f"{self._addresses[0].url} runs another version of selfsteer than this one ({self.about['code']}, not"
+                f" {code()}), and may draw or steer otherwise; bring both to the same one and start it again"
             )
         for address in self._addresses:
             address.started = self._check_same(address)

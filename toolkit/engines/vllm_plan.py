@@ -11,7 +11,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,15 +27,24 @@ NAME = "selfsteer"  # under which a plan stands in the extra arguments of a requ
 
 @dataclass(frozen=True)
 class Row:
-    """One steering: what it adds at which layer, [D] float32. No layer: nothing, which is row 0."""
+    """One steering: what it adds at which layer, [D] float32. No layer: nothing, which is row 0.
+
+    projections: directions of length 1, [N, D], that are projected out at some of these layers; all parts are computed
+    from the residual that came in, and add up.
+    """
 
     deltas: Mapping[int, Floats] = field(default_factory=dict)
+    projections: Mapping[int, Floats] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
         """Of the numbers themselves: a server outlives the runs whose rows it keeps, and their names for them."""
-        parts = (f"{layer},{len(delta)},".encode() + delta.tobytes() for layer, delta in sorted(self.deltas.items()))
-        return hashlib.sha256(b"".join(parts)).hexdigest()[:32] if self.deltas else ""
+        sha = hashlib.sha256()
+        for part in (self.deltas, self.projections):
+            for layer, numbers in sorted(part.items()):
+                sha.update(f"{layer}{numbers.shape}".encode() + numbers.tobytes())
+            sha.update(b"|")
+        return sha.hexdigest()[:32] if self.deltas else ""
 
 
 @dataclass(frozen=True)
@@ -77,20 +87,27 @@ class Plan:
 
     def to_bytes(self) -> bytes:
         plain = {name: value for name, value in vars(self).items() if name != "rows"}
-        rows = [{layer: pack(delta) for layer, delta in row.deltas.items()} for row in self.rows]
+        rows = [
+            [{at: pack(v) for at, v in part.items()} for part in (row.deltas, row.projections)] for row in self.rows
+        ]
         return json.dumps({**plain, "rows": rows}).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
         """Raises what Python does for what is no plan; `received` is for bytes from elsewhere."""
         found: dict[str, Any] = json.loads(data)
-        rows = tuple(Row({int(layer): unpack(v) for layer, v in deltas.items()}) for deltas in found.pop("rows"))
+        rows = []
+        for deltas, projections in found.pop("rows"):
+            added = {int(layer): unpack(some) for layer, some in deltas.items()}
+            width = {layer: len(some) for layer, some in added.items()}
+            gone = {int(layer): unpack(some).reshape(-1, width[int(layer)]) for layer, some in projections.items()}
+            rows.append(Row(added, gone))
         for name in ("tokens", "stream", "stops", "layers", "cuts"):
             found[name] = tuple(found[name])
         found["runs"] = tuple((start, length, row) for start, length, row in found["runs"])
         found["positions"] = None if found["positions"] is None else tuple(found["positions"])
         found["score"] = tuple((at, tuple(tokens)) for at, tokens in found["score"])
-        return cls(rows=rows, **found)
+        return cls(rows=tuple(rows), **found)
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,14 @@ def received(data: bytes, about: Mapping[str, Any]) -> Plan:
     return plan
 
 
+@cache
+def code() -> str:
+    """Hash of the sources by which tokens are drawn and steered: a run and its servers must have the same."""
+    here = Path(__file__).parent
+    files = [here.parent / "randomness.py", here / "sampling.py", *sorted(here.glob("vllm_[cdhpw]*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def _demands(plan: Plan, about: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     size, layers, width = len(plan.tokens), range(about["n_layers"]), about["d_model"]
     rows, places, words = range(len(plan.rows)), range(size), range(about["vocabulary"])
@@ -151,6 +176,7 @@ def _demands(plan: Plan, about: Mapping[str, Any]) -> Iterator[tuple[str, bool]]
     deltas = [(layer, delta) for row in plan.rows for layer, delta in row.deltas.items()]
     yield "rows", bool(rows) and not plan.rows[0].deltas and _within((layer for layer, _ in deltas), layers)
     yield "deltas", all(len(delta) == width and bool(np.isfinite(delta).all()) for _, delta in deltas)
+    yield "projections", all(bool(np.isfinite(some).all()) for row in plan.rows for some in row.projections.values())
     yield (
         "runs",
         _within((row for _, _, row in plan.runs), rows)

@@ -70,12 +70,14 @@ class Wanted:
 class Tables:
     """Rows by digest: one [D] vector at each layer that a row has ever acted on; row 0 is zeros.
 
+    projections: of the rows that have any, by layer, directions [N, D] of length 1 that are projected out.
     A row is given up when no request needs it and space is short.
     """
 
     def __init__(self, owned: Iterable[int], d_model: int, device: torch.device) -> None:
         self.owned, self.d_model, self.device = frozenset(owned), d_model, device
         self.layers: dict[int, Tensor] = {}
+        self.projections: dict[int, dict[int, Tensor]] = {}
         self._size = 16
         self._rows: OrderedDict[str, int] = OrderedDict()
         self._users: dict[str, int] = {}
@@ -92,6 +94,12 @@ class Tables:
             for layer, table in self.layers.items():
                 delta = row.deltas.get(layer)
                 table[place] = 0.0 if delta is None else torch.tensor(delta, device=self.device)
+            self.projections.pop(place, None)
+            if row.projections:
+                some = {
+                    layer: torch.tensor(row.projections[layer]) for layer in self.owned.intersection(row.projections)
+                }
+                self.projections[place] = {layer: directions.to(self.device) for layer, directions in some.items()}
             self._rows[row.digest] = place  # known only now that it is written: memory may run out on the way
         self._rows.move_to_end(row.digest)
         self._users[row.digest] = self._users.get(row.digest, 0) + 1
@@ -132,6 +140,8 @@ class Hooks:
         self._internal: dict[str, Kept | None] = {}
         self._rows: Tensor | None = None
         self._steered = self._live = False
+        self._projected: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._astray = torch.zeros((), dtype=torch.bool, device=self.device)
         self._wanted: dict[int, Wanted] = {}
         self._fired: set[int] = set()
         self.model.register_forward_pre_hook(self._before, with_kwargs=True)
@@ -162,7 +172,7 @@ class Hooks:
 
     def _before(self, _model: object, _args: object, kwargs: dict[str, Any]) -> None:
         """Lay out this step's rows: which token of which request stands where, at which absolute position."""
-        self._rows, self._steered, self._wanted, self._fired = None, False, {}, set()
+        self._rows, self._steered, self._projected, self._wanted, self._fired = None, False, {}, {}, set()
         self._live = is_forward_context_available() and get_forward_context().attn_metadata is not None
         if not self._live:  # vLLM measures memory and warms up with batches that are nobody's
             return
@@ -170,7 +180,7 @@ class Hooks:
         positions = kwargs["positions"]
         if positions.dim() != 1:
             raise RuntimeError("this model has positions of several dimensions; steering cannot be placed in it")
-        rows = np.zeros(positions.shape[0], np.int64)
+        rows, expected = np.zeros(positions.shape[0], np.int64), np.full(positions.shape[0], -1, np.int64)
         for i, internal in enumerate(batch.req_ids):
             if internal not in self._internal:
                 self._internal[internal] = self._begin(internal)
@@ -180,8 +190,7 @@ class Hooks:
             first, end = int(starts[i]), int(starts[i + 1])
             begin = self._computed(i)
             stop = min(begin + end - first, len(kept.rows))
-            if self.device.type == "cpu" and end > first and int(positions[first]) != begin:
-                raise RuntimeError(f"vLLM computes position {int(positions[first])} where {begin} was expected")
+            expected[first:end] = np.arange(begin, begin + end - first)
             rows[first : first + stop - begin] = kept.rows[begin:stop]
             kept.added[begin:stop] = kept.plan_rows[begin:stop]
             where = np.flatnonzero(kept.wanted[begin:stop])
@@ -190,8 +199,21 @@ class Hooks:
                     self._wanted.setdefault(layer, Wanted()).add(kept, where + begin, where + first)
         for wanted in self._wanted.values():
             wanted.at = torch.from_numpy(np.concatenate(wanted.indices)).to(self.device)
+        ours = torch.from_numpy(expected).to(self.device, non_blocking=True)
+        self._astray |= ((ours != positions) & (ours >= 0)).any()
+        if self.device.type == "cpu":  # elsewhere when a request is collected, since to look is to wait for the step
+            self._check_positions()
+        for place in np.unique(rows).tolist() if self.tables.projections else []:
+            for layer, directions in self.tables.projections.get(place, {}).items():
+                tokens = torch.from_numpy(np.flatnonzero(rows == place)).to(self.device)
+                self._projected.setdefault(layer, []).append((tokens, directions))
         self._steered = bool(rows.any())
         self._rows = torch.from_numpy(rows).to(self.device, non_blocking=True)
+
+    def _check_positions(self) -> None:
+        if bool(self._astray):
+            self._astray.zero_()
+            raise RuntimeError("vLLM computes positions that are not those expected; steering went astray")
 
     def _computed(self, i: int) -> int:
         """The absolute position of the first token that the i-th request of this step has in it."""
@@ -208,7 +230,11 @@ class Hooks:
                 if hidden.shape[0] != len(self._rows):
                     raise RuntimeError(f"layer {layer} has {hidden.shape[0]} tokens, the step {len(self._rows)}")
                 # vLLM keeps the residual stream in two parts whose sum it is; adding to one adds to the sum
-                hidden = hidden + table.index_select(0, self._rows).to(hidden.dtype)
+                change = table.index_select(0, self._rows)
+                for where, directions in self._projected.get(layer, ()):
+                    part = hidden[where].float() + (0 if residual is None else residual[where].float())
+                    change = change.index_add(0, where, part @ directions.T @ directions, alpha=-1)
+                hidden = hidden + change.to(hidden.dtype)
                 output = (hidden, *output[1:]) if isinstance(output, tuple) else hidden
             if layer in self._wanted:
                 wanted = self._wanted[layer]
@@ -227,6 +253,7 @@ class Hooks:
 
     def collect(self, name: str) -> dict[str, Any]:
         """What this worker knows of a finished request, which it then forgets."""
+        self._check_positions()
         kept = self.requests[name]
         residuals: dict[int, dict[int, Tensor]] = {}
         for layer, parts in kept.residuals.items():
