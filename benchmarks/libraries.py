@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import hooked, ours, plain_copy
-from benchmarks.run import Row, fresh, ratio, store
+from benchmarks.run import Row, fresh, ratio, store, told
 from benchmarks.work import Work, random_llama
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.local import LocalEngine
@@ -146,7 +146,7 @@ def rows(repeats: int, batches: tuple[int, ...] = (1, 8, 32)) -> list[Row]:
                 work = Work(batch, 1, opening=0, given=PROMPT, generated=NEW)
                 mine = fresh(engine, lambda w=work: ours(engine, features, w, inspect="")[0])  # type: ignore[misc]
                 theirs = lambda w=work, c=contestant: c(engine, features, w)  # type: ignore[misc]  # noqa: E731
-                row = ratio(f"{name} / ours", mine, theirs, repeats, work=f"{batch} rollouts, random 4 x 256")
+                [row] = told([ratio(f"{name} / ours", mine, theirs, repeats, work=f"{batch} rollouts, random 4 x 256")])
                 speeds = {who: work.tokens / float(str(row[f"{who}_s"])) for who in ("one", "other")}
                 made.append({**row, "tokens_per_s": speeds["one"], "their_tokens_per_s": speeds["other"]})
     return made

@@ -16,7 +16,10 @@ from toolkit.steering import Intervention, Steering
 
 @dataclass(frozen=True)
 class Work:
-    """R rollouts x rounds: an unsteered opening, then each round `given` tokens in and `generated` out. inspect_k: features."""
+    """R rollouts x rounds: an unsteered opening, then each round `given` tokens in and `generated` out.
+
+    inspect_k: features that an INSPECT lists.
+    """
 
     rollouts: int
     rounds: int

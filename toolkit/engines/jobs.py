@@ -41,7 +41,7 @@ class Span:
     """New tokens of one request, what is wanted of them, and what has come of it so far.
 
     want: the token drawn after the last one, the logits after the last one or after each, or nothing.
-    layers: whose residuals to keep. done: how many tokens have been computed.
+    layers: whose residuals to keep, on the CPU. done: how many tokens have been computed.
     """
 
     tokens: Sequence[int]
@@ -62,10 +62,14 @@ class Span:
         return torch.log_softmax(torch.cat([part.cpu() for part in self.logits]).double(), -1)
 
     def kept(self, layer: int) -> Tensor:
-        """[T, D] on the CPU: float32, or float64 from a float64 model. Raises SteeringError if one is not finite."""
-        whole = torch.cat([part.cpu() for part in self.residuals[layer]])  # memory of the device is for the step alone
-        check_finite(whole, f"residuals at layer {layer}")
-        return whole if whole.dtype == torch.float64 else whole.float()
+        return joined(self.residuals[layer], layer)
+
+
+def joined(parts: Sequence[Tensor], layer: int) -> Tensor:
+    """[T, D], float32, or float64 from a float64 model. Raises SteeringError if a residual is not finite."""
+    whole = torch.cat(list(parts))
+    check_finite(whole, f"residuals at layer {layer}")
+    return whole if whole.dtype == torch.float64 else whole.float()
 
 
 Work = Generator[Span, None, Result]
@@ -168,7 +172,7 @@ def generate(
     while span.want == "draw":
         yield span
         if response and layers:
-            residuals.append(span.kept(layers[0]))
+            residuals += span.residuals[layers[0]]
         token, logprob = span.drawn
         check_finite([logprob], "logits")
         response.append(token)
@@ -179,13 +183,13 @@ def generate(
     yield span
     span.kept(last)
     if layers:
-        residuals.append(span.kept(layers[0]))
+        residuals += span.residuals[layers[0]]
     return Completion(
         tuple(response),
         why,
         steered(),
         tuple(logprobs) if request.logprobs else None,
-        torch.cat(residuals) if layers else None,
+        joined(residuals, layers[0]) if layers else None,
         reused,
     )
 

@@ -23,7 +23,7 @@ from toolkit.engines.base import Failure, Generate, ModelInfo, Request, Result
 from toolkit.engines.forward import Forward
 from toolkit.engines.jobs import Job
 from toolkit.engines.static import StaticStep, cuda_graphs
-from toolkit.errors import BadInput, OutOfMemory, SelfsteerError
+from toolkit.errors import BadInput, SelfsteerError
 
 SMALL = 5_000_000  # parameters under which a second thread costs more than it brings, but for attention
 THREADS = torch.get_num_threads()  # what this process was started with; engines change the number for all of it
@@ -174,7 +174,7 @@ class LocalEngine:
                 short = memory.ran_out(error)
                 if short and self._back_off():
                     continue
-                failure = Failure(_out_of_memory(error) if short else error)
+                failure = Failure(memory.shortage(error) if short else error)
                 if not step and self._waiting:  # not even started
                     finished.append((self._waiting.popleft()[0], failure))
                 for job, _ in step:  # torch's own errors are the step's requests' failures
@@ -237,10 +237,9 @@ class LocalEngine:
             spans.append((job.lane.index, len(tokens), count, job.lane.length))
             tokens += span.tokens[span.done : span.done + count]
             rows += span.rows[span.done : span.done + count]
-        wanted = frozenset(layer for job, _ in step for layer in job.span.layers)
-        if any("logits" in job.span.want for job, _ in step):
-            wanted |= {self.info.n_layers - 1}
-        hidden = self._pass(tokens, rows, spans, wanted)
+        layers = frozenset(layer for job, _ in step for layer in job.span.layers)
+        scored = any("logits" in job.span.want for job, _ in step)
+        hidden = self._pass(tokens, rows, spans, layers | {self.info.n_layers - 1} if scored else layers)
         self.tokens_computed += len(tokens)
         logits = [self._logits(job, count, first) for (job, count), (_, first, _, _) in zip(step, spans, strict=True)]
         drawing = [
@@ -249,10 +248,11 @@ class LocalEngine:
             if job.span.want == "draw" and count == job.span.left
         ]
         drawn = self._draw(drawing, hidden) if drawing else []
+        kept = {layer: self._forward.captured[layer].cpu() for layer in layers}  # at once, not row by row
         for (job, count), (_, first, _, _), found in zip(step, spans, logits, strict=True):
             span, end = job.span, first + count
             for layer in span.layers:
-                span.residuals.setdefault(layer, []).append(self._forward.captured[layer][first:end])
+                span.residuals.setdefault(layer, []).append(kept[layer][first:end].clone())
             span.logits += found
             job.lane.extend(tokens[first:end], rows[first:end])
             job.applied.update(rows[first:end])
@@ -270,7 +270,9 @@ class LocalEngine:
                 if memory.ran_out(error):
                     raise
                 self._static = None
-                self._say(f"{self.info.name} cannot be captured ({_first_line(error)}); it runs eagerly, and slower")
+                self._say(
+                    f"{self.info.name} cannot be captured ({memory.first_line(error)}); it runs eagerly, and slower"
+                )
         return self._forward(tokens, rows, spans, wanted)
 
     def _logits(self, job: Job, count: int, first: int) -> list[Tensor]:
@@ -307,7 +309,7 @@ class LocalEngine:
             return [(job.ticket, end.value)]
         except (SelfsteerError, RuntimeError, MemoryError) as error:  # what came of it is no result: it fails alone
             self._drop(job, spoilt=True)
-            return [(job.ticket, Failure(_out_of_memory(error) if memory.ran_out(error) else error))]
+            return [(job.ticket, Failure(memory.shortage(error) if memory.ran_out(error) else error))]
         return []
 
     def _drop(self, job: Job, spoilt: bool = False) -> None:
@@ -348,14 +350,3 @@ class LocalEngine:
     def _said(self, what: str) -> bool:
         self._say(f"out of memory on {self.info.device}: {what}")
         return True
-
-
-def _out_of_memory(error: BaseException) -> OutOfMemory:
-    return OutOfMemory(
-        f"one request alone, token by token, does not fit the memory ({_first_line(error)}); use a shorter context, a"
-        " smaller dtype or a device with more"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

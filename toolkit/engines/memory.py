@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from toolkit.errors import OutOfMemory
+
 PLACES = 256  # a lane has room for a multiple of this many tokens
 
 
@@ -129,3 +131,15 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory")
     )
+
+
+def shortage(error: BaseException) -> OutOfMemory:
+    """What a request fails with that does not fit even alone."""
+    return OutOfMemory(
+        f"one request alone, token by token, does not fit the memory ({first_line(error)}); use a shorter context, a"
+        " smaller dtype or a device with more"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
