@@ -208,3 +208,49 @@ def test_the_host_saves_what_a_small_device_would_compute_again(tiny_llama: Path
         assert rounds(engine) == expected
         computed.append(engine.tokens_computed)
     assert computed[1] <= least < computed[0]
+
+
+# ---------------------------------------------------------------------- memory that runs out, budgets that hold
+
+
+def test_a_copy_that_found_no_room_leaves_an_empty_lane(monkeypatch) -> None:
+    """Otherwise its lane would claim keys that nobody wrote, and hand them to the next of the same beginning."""
+    store = KVStore(host_budget=10_000)
+    store.release(filled(store, [1, 2, 3, 4])[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_moved", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        with pytest.raises(RuntimeError):
+            filled(store, [1, 2, 9, 9])
+    assert [lane.length for lane in store.lanes] == [4, 0]
+    store.shrink()
+    lane, _ = filled(store, [1, 2, 9, 9])
+    assert held(store, lane) == [1, 2, 9, 9]
+
+
+def test_a_long_context_comes_back_from_the_host_into_a_store_that_has_become_short() -> None:
+    store = KVStore(host_budget=10_000 * TOKEN)
+    long = list(range(1, 301))
+    store.release(filled(store, long)[0])
+    busy = filled(store, [900, 901])[0]
+    store.shrink()  # only the short one is left
+    store.release(filled(store, [910, 911])[0])
+    store.release(filled(store, [920, 921])[0])
+    lane, reused = filled(store, [*long, 5])
+    assert reused == 300 and held(store, lane) == [*long, 5] and held(store, busy) == [900, 901]
+
+
+def test_what_is_reserved_keeps_to_the_budget() -> None:
+    store = KVStore(budget=4 * 256 * TOKEN, host_budget=10_000)
+    for n in (10, 20, 30, 40):
+        store.release(filled(store, [n, n + 1])[0])
+    store.reserve(1, 400)
+    assert store.bytes() <= store.budget and len(store.away) == 2
+
+
+def test_a_request_that_has_yet_to_grow_is_counted_as_long_as_it_will_be() -> None:
+    """Two lanes of 256 tokens fit, but not beside one that is under way to 512."""
+    store = KVStore(budget=2 * 256 * TOKEN)
+    store.release(filled(store, [1, 2])[0])
+    tokens = np.arange(10)
+    store.acquire(tokens, 0 * tokens, 9, 500, 99)
+    assert not store.room(100)

@@ -23,6 +23,7 @@ class Lane:
     """One context's keys and values: `length` of them, computed from `tokens` under table rows `rows`.
 
     index: its place in the device's stores; -1 on the host. parked: its keys and values there, one [H, T, hd] a store.
+    longest: tokens that whoever has it now will have come to.
     """
 
     index: int
@@ -31,6 +32,7 @@ class Lane:
     length: int = 0
     busy: bool = False
     last_used: int = 0
+    longest: int = 0
     parked: tuple[Tensor, ...] = ()
 
     @property
@@ -97,7 +99,7 @@ class KVStore:
                 self._copy(best, lane, shared)
                 if best in self.away and shared >= best.length - 1:
                     self.away.remove(best)
-        lane.length, lane.busy, lane.last_used = shared, True, self._clock
+        lane.length, lane.busy, lane.last_used, lane.longest = shared, True, self._clock, longest
         return lane, shared
 
     def kept(self, tokens: np.ndarray, rows: np.ndarray, most: int) -> int:
@@ -136,6 +138,7 @@ class KVStore:
         token = self.token_bytes()
         if self.budget is None or not token:
             return 1 << 30
+        longest = max(longest, *(lane.longest for lane in self.lanes if lane.busy), 1)
         return max(1, self.budget // (token * max(places(longest), self._places())))
 
     def release(self, lane: Lane) -> None:
@@ -198,6 +201,7 @@ class KVStore:
         """Make room for so many lanes of so many tokens at once, as far as the budget goes. From now on there are more
         lanes only while more contexts than that are in use."""
         self._reserved = (min(lanes, self.affordable(tokens)), places(tokens))
+        self._give_up(self.affordable(tokens))
         if self._keys:
             self._shape(max(len(self.lanes), self._reserved[0]), max(self._places(), self._reserved[1]))
 
@@ -291,13 +295,13 @@ class KVStore:
 
     def _copy(self, source: Lane, target: Lane, length: int) -> None:
         target.length = 0
-        target.extend(source.tokens[:length], source.rows[:length])
-        if target.index >= self._lanes():
+        if target.index >= self._lanes() or length > self.places:
             wanted = min(max(len(self.lanes), 2 * self._lanes()), max(len(self.lanes), self.affordable(length)))
             self._shape(wanted, max(self._places(), places(length)))
         for number, store in enumerate(self._stores()):
             held = source.parked[number] if source.parked else store[source.index]
             store[target.index, :, :length] = held[:, :length]
+        target.extend(source.tokens[:length], source.rows[:length])  # last, since memory may run out before
 
     def _stores(self) -> tuple[Tensor, ...]:
         return (*self._keys.values(), *self._values.values())

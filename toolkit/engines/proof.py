@@ -59,6 +59,7 @@ def check(forward: Forward, expected: Tensor) -> None:
         first = forward([*others, *own[:CUT]], [0] * (OTHERS + CUT), spans, frozenset({0}))
         if forward.captured[0].shape[0] < OTHERS + CUT or forward.captured[0].ndim != 2:
             raise Unsupported(f"the blocks of {name} put out more than one residual a token; no engine here steers it")
+        forward.store.lanes[b].extend(own[:CUT], [0] * CUT)
         rest = forward(own[CUT:], [0] * (TOKENS - CUT), ((b, 0, TOKENS - CUT, CUT),))
     except TypeError as error:
         raise Unsupported(f"{name} calls its attention in a way of its own ({error}); {WAY_OUT}") from error
