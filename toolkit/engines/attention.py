@@ -19,6 +19,7 @@ from toolkit.engines import kernels
 from toolkit.engines.kv import KVStore
 from toolkit.errors import Unsupported
 
+ALIGNED = 16  # keys of a piece are a multiple of this (places of a lane are, too): kernels want masks aligned
 PARALLEL = 1 << 18  # numbers of keys and values to go through from which on a second thread pays
 UNLIMITED = 1 << 62  # a window that is none
 
@@ -62,7 +63,7 @@ class Packed:
         return max(start + count for _, _, count, start in self.spans)
 
     @property
-    def keys(self) -> int:
+    def looked_at(self) -> int:
         """Keys that all queries look at, counted for each of them."""
         return sum(count * start + count * (count + 1) // 2 for _, _, count, start in self.spans)
 
@@ -77,7 +78,7 @@ def _plan(spans: Sequence[Span], window: int | None, device: torch.device) -> It
     """Spans that add one token share calls; longer ones go one by one over their own keys."""
 
     def piece(first: int, ends: range | list[int], lanes: int | Tensor) -> Piece:
-        length = max(ends)
+        length = -(-max(ends) // ALIGNED) * ALIGNED
         ends_ = torch.tensor(ends, device=device)[:, None]
         at = torch.arange(length, device=device)
         mask = at < ends_
@@ -213,7 +214,7 @@ class Attention:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         given = (*(one.numpy() for one in arrays), scale, window or UNLIMITED, softcap or 0.0)
         rows = pack.count * query.shape[1]
-        if self._pool is None or pack.keys * keys.shape[1] * keys.shape[3] < PARALLEL:
+        if self._pool is None or pack.looked_at * keys.shape[1] * keys.shape[3] < PARALLEL:
             kernels.attend(*given, 0, rows)
             return out
         edges = [rows * share // self.threads for share in range(self.threads + 1)]
