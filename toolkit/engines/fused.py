@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toolkit.engines import kernels, packed
 from toolkit.engines.attention import Attention
 
-CLOSE = 1e-4  # how far residuals may move, over their root mean square; rounding moves them by a hundredth of that
+CLOSE = 1e-3  # how far residuals may move, over their root mean square; rounding moves them by far less
 
 
 def take_over(model: nn.Module, attention: Attention, rows: int, residuals: Callable[[], Tensor]) -> set[nn.Linear]:
@@ -38,7 +38,7 @@ def take_over(model: nn.Module, attention: Attention, rows: int, residuals: Call
 
 
 def _is(part: nn.Module, kind: tuple[str, ...]) -> bool:
-    """Whether a part is of a class with one of these endings, of transformers itself."""
+    """Whether a part is of one of these classes, of transformers itself: code from elsewhere may bear the name."""
     return type(part).__name__ in kind and type(part).__module__.startswith("transformers.models.")
 
 
