@@ -50,6 +50,7 @@ def calibrate(
     device: setting.Device = "auto",
     dtype: setting.Dtype = None,
     kv_budget: setting.KvBudget = None,
+    host_budget: setting.HostBudget = None,
 ) -> None:
     """Which strength of a feature changes what the model says and leaves it coherent. Injections use what passed.
 
@@ -75,7 +76,7 @@ def calibrate(
         chosen = [i for i in range(len(opened)) if opened.status(i) == "real"]
     else:
         chosen = [find(opened, name) for name in (features or _organisms()).split(",") if name.strip()]
-    engine = setting.open_engine(model, device, dtype, kv_budget)
+    engine = setting.open_engine(model, device, dtype, kv_budget, host_budget)
     earlier = load_calibration(out) if out.exists() else None
     if earlier is not None:
         now = (opened.key, engine.info.digest, settings(plan))

@@ -97,6 +97,7 @@ def framing_factorial(
     device: setting.Device = "auto",
     dtype: setting.Dtype = None,
     kv_budget: setting.KvBudget = None,
+    host_budget: setting.HostBudget = None,
 ) -> Outcome:
     """Every story with every set of tool names at every depth of documentation, left to itself.
 
@@ -104,9 +105,7 @@ def framing_factorial(
 
     Example: selfsteer run framing-factorial --narratives research,potions --depths lines,mechanics --seeds 30
     """
-    options = {
-        k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ("out", "device", "kv_budget")
-    }
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in setting.MACHINE}
     from scenarios.folder import code_hash, manifest
     from scenarios.run import run
 
@@ -114,7 +113,7 @@ def framing_factorial(
     limits = setting.Limits(temperature, top_p, max_tokens, scope, inspect_k, dose_cap, exit_tool)
     cells = framings_of(narratives, themes, depths, limits)
     features = setting.open_features(dictionary, labels, label_view, arm, run_seed, unit, embedder)
-    engine = setting.open_engine(model, device, dtype, kv_budget)
+    engine = setting.open_engine(model, device, dtype, kv_budget, host_budget)
     agents = dict(zip(cells, setting.agents_of(list(cells.values()), engine, model, features, limits), strict=True))
     planned = conditions(agents, rounds, run_seed, arm, label_view, {"code": code_hash()})
     return run(planned, seeds, engine, out, manifest(NAME, options, planned, seeds, engine))

@@ -81,6 +81,7 @@ def free_exploration(
     device: setting.Device = "auto",
     dtype: setting.Dtype = None,
     kv_budget: setting.KvBudget = None,
+    host_budget: setting.HostBudget = None,
 ) -> Outcome:
     """A model with tools over its own activations, left to itself.
 
@@ -89,9 +90,7 @@ def free_exploration(
 
     Example: selfsteer run free-exploration --framings research,potions --seeds 8 --rounds 20 --out runs/mine
     """
-    options = {
-        k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ("out", "device", "kv_budget")
-    }
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in setting.MACHINE}
     from scenarios.folder import code_hash, manifest
     from scenarios.run import run
 
@@ -99,7 +98,7 @@ def free_exploration(
     limits = setting.Limits(temperature, top_p, max_tokens, scope, inspect_k, dose_cap, exit_tool)
     told = setting.framings_of(framings, limits)
     features = setting.open_features(dictionary, labels, label_view, arm, run_seed, unit, embedder)
-    engine = setting.open_engine(model, device, dtype, kv_budget)
+    engine = setting.open_engine(model, device, dtype, kv_budget, host_budget)
     agents = setting.agents_of(told, engine, model, features, limits)
     planned = conditions(agents, rounds, run_seed, arm, label_view, {"code": code_hash()})
     return run(planned, seeds, engine, out, manifest(NAME, options, planned, seeds, engine))

@@ -225,7 +225,9 @@ def open_ground(options: Mapping[str, Any], limits: setting.Limits, cells: Mappi
     }
     for part in {part.strip() for cell in cells.values() for part in cell["inject"].split("+")} & set(POOLS):
         _pool(pools, part)
-    engine = setting.open_engine(model, options["device"], options["dtype"], options["kv_budget"])
+    engine = setting.open_engine(
+        model, options["device"], options["dtype"], options["kv_budget"], options["host_budget"]
+    )
     ground = Ground(
         engine, model, true, framing, limits, pools, options["run_seed"], options["seeds"], {"code": code_hash()}
     )

@@ -150,6 +150,7 @@ def interference(
     device: setting.Device = "auto",
     dtype: setting.Dtype = None,
     kv_budget: setting.KvBudget = None,
+    host_budget: setting.HostBudget = None,
 ) -> Outcome:
     """Steering that the model did not ask for, in the middle of a conversation; round 5 asks whether all is well.
 
@@ -158,9 +159,7 @@ def interference(
     Example: selfsteer run interference --label-view true,opaque --check absent,honest --seeds 30 --out runs/noticed
     """
     given = dict(locals())
-    options = {
-        k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k not in ("out", "device", "kv_budget")
-    }
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k not in setting.MACHINE}
     from agents.topic import load_topic
     from scenarios.folder import manifest
     from scenarios.run import run

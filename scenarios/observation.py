@@ -103,15 +103,14 @@ def observation(
     device: setting.Device = "auto",
     dtype: setting.Dtype = None,
     kv_budget: setting.KvBudget = None,
+    host_budget: setting.HostBudget = None,
 ) -> Outcome:
     """A model that can look at its activations and not change them, guided by questions or left to itself.
 
     Example: selfsteer run observation --scripts free --label-view true,shuffled --seeds 30 --out runs/looking
     """
     given = dict(locals())
-    options = {
-        k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k not in ("out", "device", "kv_budget")
-    }
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k not in setting.MACHINE}
     from scenarios.folder import manifest
     from scenarios.run import run
 

@@ -16,7 +16,7 @@ from agents.rollout import Hear, Round, Turn, Yielded, rollout
 from scenarios.folder import begin, locked, path_of, write_labels
 from scenarios.live import Live
 from scenarios.progress import Outcome, Progress
-from scenarios.run import Condition
+from scenarios.run import Condition, that_fit
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.base import Completion, Engine
 from toolkit.errors import BadInput, SelfsteerError
@@ -77,6 +77,7 @@ def run_pairs(
                 side.engine.attach(dictionary)
         begin(out, manifest)
         write_labels(out, sides[0].condition.agent.toolbox.dictionary)
+        abreast = _that_fit(pairs, min(abreast, len(pairs) * seeds), quiet)
         progress = Progress(len(sides) * seeds, sum(s.condition.rounds for s in sides) * seeds, quiet)
         outcome = Outcome()
         begun = time.perf_counter()
@@ -84,6 +85,16 @@ def run_pairs(
             _Table(out, progress, outcome).drive(iter((p, n) for n in range(seeds) for p in pairs), abreast)
         outcome.tokens, outcome.wall_s = progress.tokens, time.perf_counter() - begun
     return outcome
+
+
+def _that_fit(pairs: Sequence[Pair], abreast: int, quiet: bool) -> int:
+    """How many pairs go abreast: as many of these as every engine says fit its memory."""
+    sides = [side for pair in pairs for side in pair]
+    for engine in {id(side.engine): side.engine for side in sides}.values():
+        there = [side.condition for side in sides if side.engine is engine]
+        each = max(sum(side.engine is engine for side in pair) for pair in pairs)
+        abreast = max(1, that_fit(engine, there, each * abreast, quiet) // each)
+    return abreast
 
 
 @dataclass

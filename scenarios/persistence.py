@@ -173,15 +173,14 @@ def persistence(
     device: setting.Device = "auto",
     dtype: setting.Dtype = None,
     kv_budget: setting.KvBudget = None,
+    host_budget: setting.HostBudget = None,
 ) -> Outcome:
     """After a feature is removed its effect goes on: how much of that is the model's state, how much the words?
 
     Example: selfsteer run persistence --seeds 30 --out runs/persistence
     """
     given = dict(locals())
-    options = {
-        k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k not in ("out", "device", "kv_budget")
-    }
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k not in setting.MACHINE}
     from scenarios.folder import manifest
 
     own = model == setting.ORGANISM

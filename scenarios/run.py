@@ -77,7 +77,7 @@ def run(
         for name, whole in (beside or {}).items():
             write_json(out / name, whole)
         waiting = [(c, seed) for seed in range(seeds) for c in conditions]
-        abreast = _that_fit(engine, conditions, min(abreast, len(waiting)), quiet)
+        abreast = that_fit(engine, conditions, min(abreast, len(waiting)), quiet)
         progress = Progress(len(waiting), sum(c.rounds for c, _ in waiting), quiet)
         outcome = Outcome()
         begun = time.perf_counter()
@@ -87,7 +87,7 @@ def run(
     return outcome
 
 
-def _that_fit(engine: Engine, conditions: Sequence[Condition], abreast: int, quiet: bool) -> int:
+def that_fit(engine: Engine, conditions: Sequence[Condition], abreast: int, quiet: bool) -> int:
     """How many rollouts go abreast: as many of these as the engine says fit its memory. Says what it foretold."""
     if not isinstance(engine, Foretelling):
         return abreast

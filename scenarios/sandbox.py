@@ -129,6 +129,7 @@ def sandbox(
     device: setting.Device = "auto",
     dtype: setting.Dtype = None,
     kv_budget: setting.KvBudget = None,
+    host_budget: setting.HostBudget = None,
 ) -> Outcome:
     """Five rounds of a task under a feature that is then taken away, and free rounds after that.
 
@@ -137,9 +138,7 @@ def sandbox(
     Example: selfsteer run sandbox --seeds 30 --rounds 10 --out runs/after
     """
     given = dict(locals())
-    options = {
-        k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k not in ("out", "device", "kv_budget")
-    }
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if k not in setting.MACHINE}
     from agents.topic import load_topic
     from scenarios.folder import manifest
     from scenarios.run import run

@@ -83,7 +83,8 @@ def detected(
     options = {
         "model": setting.ORGANISM, "dictionary": setting.ORGANISM, "labels": None, "unit": None, "framing": None,
         "embedder": setting.EMBEDDER, "run_seed": seed, "seeds": seeds, "styles": None, "subjects": None,
-        "device": "auto", "dtype": None, "kv_budget": None, "uncalibrated": True, "calibration": None,
+        "device": "auto", "dtype": None, "kv_budget": None, "host_budget": None, "uncalibrated": True,
+        "calibration": None,
     }  # fmt: skip
     limits = setting.Limits()
     ground = injecting.open_ground(options, limits, cells)

@@ -76,7 +76,17 @@ KvBudget = Annotated[
     float | None,
     typer.Option(help="GiB for kept KV; least recently used contexts go first. Changes time, never tokens."),
 ]
+HostBudget = Annotated[
+    float | None,
+    typer.Option(
+        help="GiB of host memory for kept KV that left the device; 0 for none. Default: a quarter of what is free with"
+        " a GPU, none without. Changes time, never tokens."
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Folder of the run. The same command on the same folder goes on with it.")]
+
+
+MACHINE = ("out", "device", "kv_budget", "host_budget")  # options that are no part of what a run is
 
 
 @dataclass(frozen=True)
@@ -92,10 +102,19 @@ class Limits:
     exit_tool: bool = False
 
 
-def open_engine(model: str, device: str = "auto", dtype: str | None = None, kv_budget: float | None = None) -> Engine:
-    """The local engine on a model, nnsight's (see NNSIGHT) or vLLM's; `organism` is the one that ships."""
+def open_engine(
+    model: str,
+    device: str = "auto",
+    dtype: str | None = None,
+    kv_budget: float | None = None,
+    host_budget: float | None = None,
+) -> Engine:
+    """The local engine on a model, nnsight's (see NNSIGHT) or vLLM's; `organism` is the one that ships.
+
+    kv_budget, host_budget: GiB. Raises BadInput for what is not in this machine, and budgets that are none."""
+    budgeted = kv_budget is not None or host_budget is not None
     if device == VLLM or "://" in device:
-        return _vllm(model, device, dtype, kv_budget)
+        return _vllm(model, device, dtype, budgeted)
     import torch
 
     from toolkit.engines.local import LocalEngine
@@ -109,27 +128,31 @@ def open_engine(model: str, device: str = "auto", dtype: str | None = None, kv_b
         raise BadInput(f"device {device} is not in this machine; use --device auto")
     if kv_budget is not None and not kv_budget > 0:
         raise BadInput(f"KV budget {kv_budget} is not a positive number of GiB; leave it out for no limit")
-    budget = None if kv_budget is None else int(kv_budget * 2**30)
+    if host_budget is not None and not host_budget >= 0:
+        raise BadInput(f"host budget {host_budget} is no number of GiB; use 0 for none, or leave it out")
     for prefix, remote in NNSIGHT.items():
         if model.startswith(prefix):
             from toolkit.engines.nnsight import NnsightEngine
 
             name = model.removeprefix(prefix)
-            if budget is not None:
-                raise BadInput(f"{prefix} keeps no KV between requests; leave out the KV budget")
+            if budgeted:
+                raise BadInput(f"{prefix} keeps no KV between requests; leave out the KV budget and the host budget")
             where = str(_organism().MODEL) if name == ORGANISM else name
             return NnsightEngine(where, remote=remote, device=device, dtype=dtype, name=name)
-    if model == ORGANISM:
-        return LocalEngine(str(_organism().MODEL), device=device, dtype=dtype, kv_budget=budget, name=ORGANISM)
-    return LocalEngine(model, device=device, dtype=dtype, kv_budget=budget)
+    where, name = (str(_organism().MODEL), ORGANISM) if model == ORGANISM else (model, None)
+    on_device, on_host = (None if one is None else int(one * 2**30) for one in (kv_budget, host_budget))
+    return LocalEngine(where, device=device, dtype=dtype, kv_budget=on_device, host_budget=on_host, name=name)
 
 
-def _vllm(model: str, device: str, dtype: str | None, kv_budget: float | None) -> Engine:
+def _vllm(model: str, device: str, dtype: str | None, budgeted: bool) -> Engine:
     """vLLM in this process, or on servers whose addresses stand where a device would."""
     from toolkit.engines import vllm
 
-    if kv_budget is not None:
-        raise BadInput("vLLM shares out its own KV; leave out the KV budget, and see docs/scale.md for its options")
+    if budgeted:
+        raise BadInput(
+            "vLLM shares out its own KV; leave out the KV budget and the host budget, and see docs/scale.md for its"
+            " options"
+        )
     name = ORGANISM if model == ORGANISM else None
     where = str(_organism().MODEL) if model == ORGANISM else model
     if device == VLLM:
@@ -140,13 +163,19 @@ def _vllm(model: str, device: str, dtype: str | None, kv_budget: float | None) -
     return engine
 
 
-def open_any(model: str, device: str = "auto", dtype: str | None = None, kv_budget: float | None = None) -> Engine:
+def open_any(
+    model: str,
+    device: str = "auto",
+    dtype: str | None = None,
+    kv_budget: float | None = None,
+    host_budget: float | None = None,
+) -> Engine:
     """As open_engine, and inspect:PROVIDER/MODEL for one that Inspect AI reaches: it talks, and cannot be steered."""
     if model.startswith(INSPECT):
         from toolkit.engines.inspected import InspectEngine
 
         return InspectEngine(model.removeprefix(INSPECT))
-    return open_engine(model, device, dtype, kv_budget)
+    return open_engine(model, device, dtype, kv_budget, host_budget)
 
 
 def open_features(

@@ -188,6 +188,7 @@ def two_models(
     device: setting.Device = "auto",
     dtype: setting.Dtype = None,
     kv_budget: setting.KvBudget = None,
+    host_budget: setting.HostBudget = None,
 ) -> Outcome:
     """Two models with tools over each other, or one that silently steers another in conversation with a user.
 
@@ -195,9 +196,7 @@ def two_models(
 
     Example: selfsteer run two-models --modes operator --other inspect:openai/gpt-5-mini --model Qwen/Qwen3-8B ...
     """
-    options = {
-        k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ("out", "device", "kv_budget")
-    }
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in setting.MACHINE}
     from agents.topic import load_topic
     from scenarios.folder import code_hash, manifest
     from scenarios.interference import TOPICS
@@ -211,7 +210,7 @@ def two_models(
     told = load_topic(topic or ("organism" if tiny else "weather"), TOPICS)
     limits = setting.Limits(temperature, top_p, max_tokens, None, inspect_k, dose_cap, exit_tool)
     features = setting.open_features(dictionary, labels, label_view, arm, run_seed, unit, embedder)
-    engine = setting.open_engine(model, device, dtype, kv_budget)
+    engine = setting.open_engine(model, device, dtype, kv_budget, host_budget)
     first = second = Party(model, engine, features)
     if other is not None:
         if other_dictionary is None and "mutual" in wanted:
@@ -219,7 +218,7 @@ def two_models(
         theirs = None
         if other_dictionary is not None:
             theirs = setting.open_features(other_dictionary, None, label_view, arm, run_seed, None, embedder)
-        second = Party(other, setting.open_any(other, device, dtype, kv_budget), theirs)
+        second = Party(other, setting.open_any(other, device, dtype, kv_budget, host_budget), theirs)
     digests = {"model": engine.info.digest, "other": second.engine.info.digest}
     plan = Plan(run_seed, arm, label_view, {"code": code_hash(), **digests})
     both = (first, second)

@@ -148,14 +148,13 @@ def wrong_answers(
     device: setting.Device = "auto",
     dtype: setting.Dtype = None,
     kv_budget: setting.KvBudget = None,
+    host_budget: setting.HostBudget = None,
 ) -> Outcome:
     """Problems that this model fails: with tools over itself, does it use them, and does it get more of them right?
 
     Example: selfsteer run wrong-answers --model Qwen/Qwen3-8B --dictionary ... --seeds 60
     """
-    options = {
-        k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in ("out", "device", "kv_budget")
-    }
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items() if k not in setting.MACHINE}
     from agents.problems import load_problems
     from scenarios.folder import code_hash, manifest
     from scenarios.run import run
@@ -168,7 +167,7 @@ def wrong_answers(
     limits = setting.Limits(temperature, top_p, max_tokens, scope, inspect_k, dose_cap, exit_tool)
     told = [setting.framings_of(name or framing, limits)[0] for name, _ in ARMS.values()]
     features = setting.open_features(dictionary, labels, label_view, arm, run_seed, unit, embedder)
-    engine = setting.open_engine(model, device, dtype, kv_budget)
+    engine = setting.open_engine(model, device, dtype, kv_budget, host_budget)
     agents = dict(zip(ARMS, setting.agents_of(told, engine, model, features, limits), strict=True))
     failed = selected(out, engine, agents["alone"], every, samples, run_seed)
     planned = conditions(agents, failed, run_seed, arm, label_view, {"code": code_hash()})

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scenarios import cli, folder, free_exploration, setting
-from toolkit.errors import SelfsteerError
+from toolkit.errors import BadInput, SelfsteerError
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["run", "free-exploration", "--framings", "research,potions:research", "--seeds", "1", "--rounds", "2"]
@@ -96,6 +96,7 @@ def test_a_narrow_terminal_shows_conditions_whole(ran: Path, monkeypatch) -> Non
         (["run", "free-exploration", "--rounds", "0"], "rounds"),
         (["run", "free-exploration", "--dose-cap", "nan"], "dose cap"),
         (["run", "free-exploration", "--kv-budget", "0"], "GiB"),
+        (["run", "free-exploration", "--host-budget", "-1"], "host budget -1"),
         (["run", "free-exploration", "--scope", "all"], "onward, whole"),
         (["run", "free-exploration", "--arm", "placebo"], "zero"),
         (["run", "free-exploration", "--label-view", "hidden"], "opaque"),
@@ -212,6 +213,19 @@ def test_an_error_is_one_line_and_cannot_command_the_terminal(capsys) -> None:
 
 def test_the_script_is_what_a_reviewer_saw() -> None:
     assert [turn.text for turn in free_exploration.turns(3)] == ["Continue."] * 3
+
+
+def test_budgets_arrive_in_bytes_and_change_nothing_of_what_a_run_is() -> None:
+    on = setting.open_engine("organism", "cpu", kv_budget=0.5, host_budget=0.25)
+    assert (on._store.budget, on._store.host_budget) == (2**29, 2**28)  # type: ignore[attr-defined]
+    assert setting.open_engine("organism", "cpu", host_budget=0)._store.host_budget == 0  # type: ignore[attr-defined]
+    for command in ("free-exploration", "interference", "persistence", "two-models", "sandbox", "observation"):
+        shown = call("run", command, "--help").output
+        assert "--kv-budget" in shown and "--host-budget" in shown
+    assert {"kv_budget", "host_budget"} < set(setting.MACHINE)
+    for model, device in (("nnsight:organism", "auto"), ("organism", "vllm")):
+        with pytest.raises(BadInput, match="leave out the KV budget and the host budget"):
+            setting.open_engine(model, device, host_budget=1.0)
 
 
 def test_no_arm_and_no_view_changes_what_a_model_is_told() -> None:

@@ -16,6 +16,7 @@ from scenarios.run import run
 from scenarios.two_models import Party, Plan, mutual, operator
 from tests.scenarios.driving import DICTIONARY, residuals
 from tests.scenarios.telling import conversation, seen_before
+from toolkit.engines import memory
 from toolkit.engines.base import Generate
 from toolkit.engines.scripted import ScriptedEngine
 from toolkit.errors import BadInput, SteeringError
@@ -71,6 +72,31 @@ def events(out: Path) -> dict[str, list[dict]]:
 @pytest.mark.parametrize("name", ["mutual_a", "mutual_b", "operator", "operated"])
 def test_every_word_that_each_is_told(tmp_path: Path, name: str) -> None:
     assert seen_before(f"two_models-{name}", conversation(record(ran(tmp_path), name)))
+
+
+class Small(ScriptedEngine):
+    """A scripted engine with room for so many contexts; `asked` is what it was asked to foretell."""
+
+    room, asked = 0, (0, 0)
+
+    def prepare(self, rollouts: int, tokens: int) -> memory.Forecast:
+        self.asked = (rollouts, tokens)
+        return memory.Forecast(rollouts, tokens, 1, 0, 0, "paper", free=self.room * memory.places(tokens))
+
+
+def test_pairs_say_what_they_will_take_and_as_many_go_abreast_as_fit(tmp_path: Path, capsys) -> None:
+    on, other = Small(answer, residuals=residuals), Small(answer, residuals=residuals)
+    on.room, other.room = 100, 4  # 3 rollouts and a quarter more
+    planned = pairs(on, other)
+    sides = [side.condition for pair in planned for side in pair]
+    run_pairs(planned, 3, tmp_path, manifest("two-models", {}, sides, 3, on))
+    said = capsys.readouterr().err
+    assert said.count("6 rollouts x up to ") == 2 and "It does not fit: 3 rollouts at once instead" in said
+    assert on.asked[0] == other.asked[0] == 6 and on.asked[1] > 2 * ROUNDS * LIMITS.max_tokens
+    alone = Small(answer, residuals=residuals)
+    ran(tmp_path / "alone", 3, alone)
+    assert alone.asked[0] == 12  # both sides of six pairs
+    assert events(tmp_path) == events(tmp_path / "alone")
 
 
 def in_force(one: Transcript) -> list[Steering]:
