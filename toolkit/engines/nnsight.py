@@ -21,7 +21,7 @@ from toolkit.dictionary import FeatureDictionary
 from toolkit.engines import loading, nnsight_host, nnsight_work, table
 from toolkit.engines.base import Failure, ModelInfo, Request, Residuals, Result
 from toolkit.engines.nnsight_work import Pass, Work
-from toolkit.errors import BadInput, SelfsteerError, SteeringError
+from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unreachable, Unsupported
 
 
 @dataclass
@@ -158,6 +158,10 @@ class NnsightEngine:
             return done
         except (SelfsteerError, RuntimeError, OutOfOrderError) as error:
             return Failure(error)
+        except (LookupError, TypeError, ValueError) as error:
+            if not self._far:
+                raise
+            return Failure(Unreachable(f"{self.info.device} answered something else than was asked: {error!r}"))
         return None
 
     def _sent(self) -> nnsight_host.Sent | None:
@@ -183,6 +187,12 @@ class NnsightEngine:
         last = len(ids) - 1
         asked = [(last, t) for t in range(min(64, self.info.vocabulary))]
         plain = self._at_once(nnsight_work.look(ids, (0,) * len(ids), (layer,), (last,), asked))
+        apart = np.abs(np.subtract(plain["logprobs"], plain["own"])).max()
+        if not apart < (1e-3 if self.info.dtype in ("float32", "float64") else 0.25):
+            raise Unsupported(
+                f"log-probabilities made from the residuals of this model are {apart:.2g} nats from its own, so scores"
+                " would be wrong; nothing was run"
+            )
         residual = plain["residuals"][0, 0].to(self.device, self._table.dtype)
         # the residual turned by a quarter: as long as it, and in another direction whatever it is
         self._table.set_canary(layer, torch.cat([residual[1::2], -residual[::2]])[: len(residual)])

@@ -19,6 +19,7 @@ from toolkit.engines.chat import ChatTokenizer
 from toolkit.errors import BadInput, Unreachable, Unsupported
 
 NDIF = "https://api.ndif.us"
+TOO_MANY = 429  # HTTP: asked too often, ask again later
 
 
 @dataclass
@@ -41,28 +42,36 @@ class Sent:
 
         try:
             if self.handle is None:
-                self.handle = send()
-                found = None
+                self.handle, found, known = send(), None, True
             else:
+                self.handle.status = None
                 found = self.handle()
-            self.silent_since = None
+                known = self.handle.status is not None  # else it answered that there is no such job
         except (RemoteError, httpx.HTTPError) as error:
             cause = error.__cause__ if isinstance(error, RemoteError) else error
             status = cause.response.status_code if isinstance(cause, httpx.HTTPStatusError) else 500
-            if cause is None or status < 500:
+            if cause is None or (status < 500 and status != TOO_MANY):
                 raise Unreachable(f"{self.host} did not run the job: {error}") from error
-            self.silent_since = self.silent_since or time.monotonic()
-            waited = time.monotonic() - self.silent_since
-            if waited > self.patience_s:
-                raise Unreachable(f"{self.host} has not answered for {waited:.0f} s: {error}") from error
+            self._silent(str(error))
             return None
         except (ValueError, ZstdError, pickle.UnpicklingError) as error:  # what came back is no answer of nnsight's
             raise Unreachable(f"{self.host} answered what cannot be read: {error}") from error
+        if not known:
+            self._silent("it does not know of the job; it may have been started anew")
+            return None
+        self.silent_since = None
         if found is None:
             return None
         if not isinstance(found, dict) or "answer" not in found:
             raise Unreachable(f"{self.host} ended the job without an answer; look at its log")
         return dict(found["answer"])
+
+    def _silent(self, why: str) -> None:
+        """Wait on, for as long as there is patience."""
+        self.silent_since = self.silent_since or time.monotonic()
+        waited = time.monotonic() - self.silent_since
+        if waited > self.patience_s:
+            raise Unreachable(f"{self.host} has not answered for {waited:.0f} s: {why}")
 
 
 def package() -> Any:

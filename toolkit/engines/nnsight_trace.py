@@ -132,7 +132,8 @@ def look(
     """One pass over `ids`, without KV.
 
     kept, positions: layers and places whose residuals are wanted. asked: (place, token) pairs whose log-probability is
-    wanted. Returns residuals [T, L, D], logprobs (one for each of `asked`), entered and ran, as `respond` does.
+    wanted. Returns residuals [T, L, D], logprobs (one for each of `asked`), own (the same from the model's own
+    logits, in its own precision), entered and ran, as `respond` does.
     """
     blocks, last = layout["blocks"], len(layout["blocks"]) - 1
     hooked = sorted({*layers, *kept, *([last] if asked else [])})
@@ -141,7 +142,7 @@ def look(
     places = sorted({place for place, _ in asked})
     answer: Any = None
     with model.trace(tokens, use_cache=False, **how) as tracer:
-        answer = nnsight.save({"residuals": [], "logprobs": [], "entered": [], "ran": []})
+        answer = nnsight.save({"residuals": [], "logprobs": [], "own": [], "entered": [], "ran": []})
         answer["entered"] += model.inputs[1]["input_ids"][0].tolist()
         residuals = {}
         for layer in hooked:
@@ -161,6 +162,8 @@ def look(
             )
             at = [places.index(place) for place, _ in asked]
             answer["logprobs"] = logprobs[at, [token for _, token in asked]].tolist()
+            own = torch.log_softmax(model.output.logits[0, places].detach().cpu().double(), -1)
+            answer["own"] = own[at, [token for _, token in asked]].tolist()
     return answer if answer is not None else tracer.backend
 
 
