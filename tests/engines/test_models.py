@@ -56,6 +56,7 @@ EXACT: dict[str, tuple[str, dict[str, Any]]] = {
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "convolutions": ("lfm2", {"layer_types": ["conv", "full_attention"] * 2}, "2 of 4 layers"),
     "state spaces": ("granitemoehybrid", {"layer_types": ["mamba", "attention"] * 2, **MAMBA}, "2 of 4 layers"),
+    "logits times a number": ("hyperclovax", {"logits_scaling": 4.0}, "makes its logits in a way of its own"),
     "recurrences": ("recurrent_gemma", {"attention_window_size": 8}, "of 4 layers"),
     "attention twice a block": ("diffllama", {}, "come out wrong"),
     "a mask of its own": ("doge", {}, "in a way of its own"),

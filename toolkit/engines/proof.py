@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.engines import kv
+from toolkit.engines import kv, loading
 from toolkit.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ WAY_OUT = "use the nnsight engine for it"
 def plain(model: PreTrainedModel) -> Tensor:
     """Normed residuals [TOKENS, D] as transformers itself computes them, before Forward takes the model over.
 
-    Raises Unsupported for a model whose decoder does not give them.
+    Raises Unsupported for a model whose decoder does not give them, or whose logits are not made of them as here.
     """
     from transformers import PreTrainedModel
 
@@ -38,6 +38,13 @@ def plain(model: PreTrainedModel) -> Tensor:
     hidden = getattr(found, "last_hidden_state", None)
     if not isinstance(hidden, Tensor):
         raise Unsupported(f"{type(model).__name__} has no decoder that gives its residuals; {WAY_OUT}")
+    own = model(given, use_cache=False).logits[0].float()
+    error = float((loading.logits_to_draw_from(model, hidden[0]) - own).norm() / own.norm())
+    if not error < (COARSE if hidden.element_size() < 4 else FINE):
+        raise Unsupported(
+            f"{type(model).__name__} makes its logits in a way of its own: those made of its residuals are off by"
+            f" {error:.2g} of their length, so what is drawn and scored would be wrong; no engine here can run it"
+        )
     return hidden[0]
 
 
