@@ -139,9 +139,9 @@ def open_engine(
                 raise BadInput(f"{prefix} keeps no KV between requests; leave out the KV budget and the host budget")
             where = str(_organism().MODEL) if name == ORGANISM else name
             return NnsightEngine(where, remote=remote, device=device, dtype=dtype, name=name)
-    where, name = (str(_organism().MODEL), ORGANISM) if model == ORGANISM else (model, None)
+    where, called = (str(_organism().MODEL), ORGANISM) if model == ORGANISM else (model, None)
     on_device, on_host = (None if one is None else int(one * 2**30) for one in (kv_budget, host_budget))
-    return LocalEngine(where, device=device, dtype=dtype, kv_budget=on_device, host_budget=on_host, name=name)
+    return LocalEngine(where, device=device, dtype=dtype, kv_budget=on_device, host_budget=on_host, name=called)
 
 
 def _vllm(model: str, device: str, dtype: str | None, budgeted: bool) -> Engine:

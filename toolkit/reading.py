@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+from toolkit.engines.base import check_finite
 from toolkit.errors import BadInput
 from toolkit.tools import Reading
 
@@ -25,7 +26,8 @@ def measure(
     """The k strongest features of residuals [T, D], those above 0, ties by id.
 
     steered: digest of the steering under which the tokens ran, recorded with the numbers.
-    Raises BadInput if there is no token to measure or the aggregation is unknown.
+    Raises BadInput if there is no token to measure or the aggregation is unknown, SteeringError if an activation is
+    not a finite number: it would stand before all that are.
     """
     import torch
 
@@ -41,6 +43,7 @@ def measure(
     if whole is None:
         raise BadInput("there is no token to measure; a response has at least one")
     values = whole / len(residuals) if aggregation == "mean" else whole
+    check_finite(values, f"activations of dictionary {dictionary.name}")
     # a stable sort keeps ids in order among equals
     order = torch.sort(values, descending=True, stable=True)
     strongest = zip(order.indices[:k].tolist(), order.values[:k].tolist(), strict=True)

@@ -48,6 +48,8 @@ class Intervention:
             raise BadInput(f"mode {self.mode!r} is unknown; use one of {', '.join(MODES)}")
         if self.source not in SOURCES:
             raise BadInput(f"source {self.source!r} is unknown; use one of {', '.join(SOURCES)}")
+        # 1 and 1.0, 0.0 and -0.0 are equal: they must have one spelling too, for digests
+        object.__setattr__(self, "strength", float(self.strength) + 0.0)
 
 
 @dataclass(frozen=True)

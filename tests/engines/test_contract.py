@@ -305,6 +305,8 @@ UNKNOWN = Steering.of(Intervention("?", 1, 0.3))
         (Score(ONE, (((5,), ()),)), BadInput, "without tokens"),
         (Score(ONE, ()), BadInput, "no options"),
         (Score(ONE, (((5,), (9_999,)),)), BadInput, "9999"),
+        (Score(ONE, (((5,),), ((6, 7), (8,), (6, 7)))), BadInput, "[6, 7] of option 1 is there twice"),
+        (Score(ONE, (((5, 6), (5,)),)), BadInput, "begins another"),
         (Score(Context().append([1] * 4090), (((5,) * 9,),)), WindowFull, "does not fit"),
         (Score(ONE, (((5,),),), UNKNOWN), SteeringError, "attached"),
         (Read(ONE, (1,), (0,)), BadInput, "position 1"),

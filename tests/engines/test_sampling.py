@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from toolkit.engines.sampling import draw
+from toolkit.engines.sampling import _nucleus, draw
 from toolkit.randomness import stream
 
 
@@ -45,6 +45,14 @@ def test_a_row_does_not_see_its_neighbours(rows) -> None:
     for i in range(len(rows)):
         alone, logprob = draw(logits[i : i + 1], *(c[i : i + 1] for c in columns))
         assert alone[0] == tokens[i] and logprob[0] == logprobs[i]
+
+
+def test_a_neighbours_cut_off_takes_no_token_from_a_row_without_one() -> None:
+    """Sums of many probabilities are rounded to 1 before the last of them."""
+    logits = torch.zeros(2, 20_001)
+    logits[:, 0] = 30.0
+    probabilities = torch.softmax(logits, -1)
+    assert float((_nucleus(probabilities, torch.tensor([1.0, 0.5]))[0] > 0).sum()) == 20_001
 
 
 def test_logprobs_are_the_models_own_whatever_the_temperature() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.engines.contract import drain, everything
 from tests.tiny import random_dictionary
 from toolkit.context import Context
-from toolkit.engines.base import Failure, Generate, Read, Sampling, Score, check_steered, run
+from toolkit.engines.base import Failure, Generate, Read, Sampling, Score, check_steered, run, run_all
 from toolkit.engines.scripted import ScriptedEngine
 from toolkit.errors import BadInput, SteeringError, Unsupported, WindowFull
 from toolkit.steering import Intervention, Steering
@@ -69,3 +69,13 @@ def test_a_response_stops_at_the_window_and_at_most_tokens() -> None:
     assert run(engine_of("a long answer", window=6), Generate(ONE, Sampling())).why == "window"
     got = run(engine_of("a long answer"), Generate(ONE, Sampling(max_tokens=3)))
     assert got.why == "length" and len(got.tokens) == 3
+
+
+def test_what_was_asked_beside_a_failure_is_not_left_to_the_next_who_polls() -> None:
+    engine = engine_of("one", SteeringError("no"), "three")
+    with pytest.raises(SteeringError, match="no"):
+        run_all(engine, [Generate(ONE, Sampling())] * 3)
+    assert engine.poll() == []
+    other = engine.submit(Generate(Context(), Sampling()))  # of somebody else, and fails
+    assert run(engine, Read(ONE, (0,), (1,))).values.shape == (1, 1, 8)
+    assert other and engine.poll() == []

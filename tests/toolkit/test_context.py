@@ -14,7 +14,7 @@ interventions = st.builds(
     Intervention,
     dictionary=st.sampled_from(["a", "b"]),
     feature=st.integers(0, 3),
-    strength=st.sampled_from([-0.5, 0.0, 0.3, 1.0]),
+    strength=st.sampled_from([-0.5, 0.0, -0.0, 0.3, 1.0, 1]),
     mode=st.sampled_from(["add", "clamp", "project_out"]),
     source=st.sampled_from(["self", "external", "partner"]),
 )
@@ -54,6 +54,12 @@ def test_common_prefix_is_the_longest_run_of_equal_pairs(one: Context, other: Co
 @given(contexts, contexts)
 def test_digests_are_equal_exactly_when_the_pairs_are(one: Context, other: Context) -> None:
     assert (one.digest == other.digest) == (list(one.pairs()) == list(other.pairs()))
+
+
+@given(steerings, steerings)
+def test_equal_steerings_have_equal_digests_and_records(one: Steering, other: Steering) -> None:
+    assert (one == other) == (one.digest == other.digest) == (one.to_json() == other.to_json())
+    assert all(type(row["strength"]) is float for row in one.to_json())
 
 
 @given(segments)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny import random_dictionary
-from toolkit.errors import BadInput
+from toolkit.errors import BadInput, SteeringError
 from toolkit.reading import measure
 
 TRUE = random_dictionary(n=12)
@@ -59,3 +59,12 @@ def test_nothing_to_measure_is_an_error() -> None:
         measure(TRUE, torch.zeros(0, 32), "mean", 3, "")
     with pytest.raises(BadInput, match="median"):
         measure(TRUE, torch.zeros(2, 32), "median", 3, "")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", PLAIN)
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_is_not_a_number_is_an_error_and_crowds_out_nothing(how, broken: float) -> None:
+    residuals = torch.randn(70, 32, generator=torch.Generator().manual_seed(0))
+    residuals[-1, 3] = broken
+    with pytest.raises(SteeringError, match="activations of dictionary random are not finite"):
+        measure(TRUE, residuals, how, 3, "")

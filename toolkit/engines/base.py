@@ -208,6 +208,12 @@ def check_request(request: Request, info: ModelInfo) -> None:
         for number, spellings in enumerate(request.options):
             if not spellings or not all(spellings):
                 raise BadInput(f"option {number} has a spelling without tokens; give every option at least one token")
+            begun = [s[:n] for s in spellings for n in range(1, len(s))]
+            for twice in {s for s, count in Counter((*set(begun), *spellings)).items() if count > 1} & {*spellings}:
+                raise BadInput(
+                    f"spelling {list(twice)} of option {number} is there twice, or begins another: its probability"
+                    " would count twice; leave one of them out"
+                )
             if len(context) + max(map(len, spellings)) > info.window:
                 raise WindowFull(f"option {number} does not fit behind {len(context)} tokens in {info.window}")
             for token in (t for spelling in spellings for t in spelling if not 0 <= t < info.vocabulary):
@@ -279,12 +285,17 @@ def run_all(engine: Engine, requests: Sequence[Request]) -> list[Result]:
     """Carry out requests together and wait for all; results in their order. Raises what the engine raised."""
     tickets = {engine.submit(request): place for place, request in enumerate(requests)}
     found: dict[int, Result] = {}
-    while len(found) < len(requests) and (finished := engine.poll()):
-        for ticket, result in finished:
-            if isinstance(result, Failure):
-                raise result.error
-            if ticket in tickets:
-                found[tickets[ticket]] = result
+    try:
+        while len(found) < len(requests) and (finished := engine.poll()):
+            for ticket, result in finished:
+                if isinstance(result, Failure) and ticket in tickets:
+                    raise result.error
+                if ticket in tickets and not isinstance(result, Failure):
+                    found[tickets[ticket]] = result
+    finally:  # what nobody waits for any more is not worth computing, and would come to the next who polls
+        for ticket, place in tickets.items():
+            if place not in found:
+                engine.cancel(ticket)
     if len(found) < len(requests):
         raise SteeringError(f"the engine stopped without an answer to {len(requests) - len(found)} requests")
     return [found[place] for place in range(len(requests))]

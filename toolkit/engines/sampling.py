@@ -35,5 +35,6 @@ def _nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
     """Zero outside the smallest set of most likely tokens whose probability reaches top_p (Holtzman et al. 2020)."""
     ordered, index = torch.sort(probabilities, dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
-    kept = torch.where(before < top_p[:, None], ordered, torch.zeros_like(ordered))
+    # sums are rounded: what top_p 1 keeps must not hang on whether a neighbour has another
+    kept = torch.where((before < top_p[:, None]) | (top_p[:, None] >= 1), ordered, torch.zeros_like(ordered))
     return torch.zeros_like(probabilities).scatter(-1, index, kept)
