@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.engines.contract import everything
 from tests.tiny import random_dictionary
 from toolkit.context import Context
-from toolkit.engines import proof
+from toolkit.engines import loading, proof
 from toolkit.engines.base import Generate, Read, Sampling, Score
 from toolkit.engines.local import LocalEngine
 from toolkit.errors import Unsupported
@@ -119,6 +119,15 @@ def test_what_this_engine_would_compute_wrongly_is_refused(tiny_llama, tmp_path,
     folder = folder_of(kind, options, tiny_llama, tmp_path / "model")
     with pytest.raises(Unsupported, match=why):
         LocalEngine(str(folder), dtype=dtype, device="cpu")
+
+
+def test_blocks_are_those_of_the_text_and_not_of_as_many_for_images() -> None:
+    image = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = AutoConfig.for_model(
+        "gemma3", text_config={**SMALL, "head_dim": 8}, vision_config={**image, "image_size": 28, "patch_size": 14}
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    assert loading.decoder_blocks(model) is model.get_decoder().layers
 
 
 def test_no_context_is_longer_than_positions_turn_alike(tiny_llama: Path, tmp_path: Path) -> None:

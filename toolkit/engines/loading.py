@@ -93,8 +93,9 @@ def window(model: PreTrainedModel) -> int:
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The model's decoder blocks in order. Raises Unsupported if they cannot be told."""
     n = text_config(model).num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n and not name.startswith(("vision", "audio")):
+    decoder = model.get_decoder()  # not the model: a tower for images may have as many blocks
+    for module in (model if decoder is None else decoder).modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n:
             return module
     raise Unsupported(f"no list of {n} decoder blocks found in {type(model).__name__}; no engine here can steer it")
 
