@@ -284,6 +284,24 @@ def test_a_row_that_could_not_be_written_is_not_taken_for_one_that_was(engine: V
 
 
 @real
+def test_blocks_of_a_step_that_failed_are_not_reused(engine: VllmEngine) -> None:
+    """vLLM enters blocks into its cache when it plans a step, before their keys and values are there."""
+    request = asked(long_conversation("Failed"), 2, logprobs=True)
+    steps = []
+
+    def fails(*_: Any) -> None:
+        steps.append(1)
+        if len(steps) == 4:
+            raise RuntimeError("in the fourth chunk, at the second layer")
+
+    handle = hooks_of(engine).model.model.layers[1].register_forward_pre_hook(fails)
+    failed = everything(engine, [request])[0]
+    handle.remove()
+    assert isinstance(failed, Failure) and "fourth chunk" in str(failed.error)
+    assert error_of(request, run(engine, request)) < 1e-3
+
+
+@real
 def test_an_interrupted_step_fails_what_was_in_it_and_the_engine_goes_on(engine: VllmEngine) -> None:
     """Ctrl-C in a notebook, in the middle of a forward pass: half of a step's tokens have no keys and values."""
 

