@@ -30,7 +30,7 @@ test: .venv/ready ## the tests (under ten minutes on two cores)
 	touch .venv-vllm/ready
 
 test-vllm: .venv-vllm/ready ## the vLLM engine and its servers, for real, on a CPU
-	.venv-vllm/bin/python -m pytest tests/engines/test_vllm.py tests/engines/test_vllm_[mw]*.py tests/engines/test_contract.py -k vllm
+	.venv-vllm/bin/python -m pytest tests/engines/test_vllm.py tests/engines/test_vllm_[msw]*.py tests/engines/test_contract.py -k vllm
 
 # Inspect AI wants other versions than constraints.txt; nothing here needs torch
 .venv-inspect/ready: pyproject.toml

@@ -27,6 +27,7 @@ from toolkit.engines.vllm_head import Head
 from toolkit.engines.vllm_plan import NAME, Plan, Row
 
 SPARE = 1024  # rows kept although no request is using them; they come again each turn of a conversation
+SPARE_BYTES = 2**28  # ... and what they may take, of vectors at many layers for one
 
 
 @dataclass
@@ -110,8 +111,9 @@ class Tables:
             self._users[row.digest] -= 1
 
     def _place(self) -> int:
-        if not self._free and len(self._rows) >= SPARE:
-            for digest in [d for d in self._rows if not self._users[d]][: SPARE // 2]:
+        spare = min(SPARE, max(16, SPARE_BYTES // (4 * self.d_model * max(1, len(self.layers)))))
+        if not self._free and len(self._rows) >= spare:
+            for digest in [d for d in self._rows if not self._users[d]][: spare // 2]:
                 self._free.append(self._rows.pop(digest))
                 del self._users[digest]
         if not self._free:
