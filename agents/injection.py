@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from agents.rollout import Turn
+from agents.script import Turn
 from toolkit.dictionary import FeatureDictionary
 from toolkit.errors import BadInput
 from toolkit.randomness import stream

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from agents.grading import right
 from agents.parse import parse_all, prose
-from agents.rollout import Agent
+from agents.script import Agent
 from toolkit.context import Context
 from toolkit.engines.base import Completion, Generate
 from toolkit.errors import BadInput

@@ -6,13 +6,10 @@ Knows no loop and no file.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from agents import events as record
+from agents.script import Agent, Script
 from toolkit.tools import Reading, Receipt
-
-if TYPE_CHECKING:
-    from agents.rollout import Agent, Script
 
 
 def start_of(agent: Agent, script: Script) -> record.Start:

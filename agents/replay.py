@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents import events as record
-from agents.rollout import Answer, Hear, Measure, Rollout, Yielded
+from agents.rollout import Answer, Measure, Rollout, Yielded
+from agents.script import Hear
 from agents.transcript import difference
 from toolkit.engines.base import Completion, Generate
 from toolkit.errors import BadInput

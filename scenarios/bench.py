@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.framing import Framing, PromptVariables
-from agents.rollout import Agent, Script, Turn
+from agents.script import Agent, Script, Turn
 from scenarios import run as runner
 from toolkit.engines.base import Engine, Sampling
 from toolkit.organism.lexicon import Lexicon, Style, in_style, sentences

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.framing import load_framing
 from agents.monitor import health
-from agents.rollout import Turn
+from agents.script import Turn
 from scenarios.bench import Bench, Events, agent, condition, external, of_kind, share, transcripts, unsteer
 from toolkit.opening import open_dictionary
 from toolkit.organism import ASSETS

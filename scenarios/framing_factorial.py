@@ -24,7 +24,7 @@ from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
     from agents.framing import Framing
-    from agents.rollout import Agent
+    from agents.script import Agent
     from scenarios.run import Condition
 
 NAME = "framing-factorial"
@@ -52,7 +52,7 @@ def conditions(
     agents: Mapping[Cell, Agent], rounds: int, run_seed: int, arm: str, label_view: str, pinned: Mapping[str, str]
 ) -> list[Condition]:
     """One condition per cell, its levels beside its name."""
-    from agents.rollout import Script
+    from agents.script import Script
     from scenarios.folder import versions
     from scenarios.run import Condition
 

@@ -18,7 +18,7 @@ from scenarios import setting
 from scenarios.progress import Outcome
 
 if TYPE_CHECKING:
-    from agents.rollout import Agent, Turn
+    from agents.script import Agent, Turn
     from scenarios.run import Condition
 
 NAME = "free-exploration"
@@ -27,7 +27,7 @@ TEXT = Path(__file__).parent / "texts" / "free_exploration.yaml"
 
 def turns(rounds: int) -> Iterator[Turn]:
     """The whole script: the same words, round after round."""
-    from agents.rollout import Turn
+    from agents.script import Turn
 
     text = setting.texts(TEXT, "turn")["turn"]
     for _ in range(rounds):
@@ -38,7 +38,7 @@ def conditions(
     agents: Sequence[Agent], rounds: int, run_seed: int, arm: str, label_view: str, pinned: Mapping[str, str]
 ) -> list[Condition]:
     """One condition per framing. pinned: hashes of what is in no other field of a transcript, such as the code."""
-    from agents.rollout import Script
+    from agents.script import Script
     from scenarios.folder import versions
     from scenarios.run import Condition
 

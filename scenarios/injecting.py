@@ -19,7 +19,7 @@ from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
     from agents import framing as framings
-    from agents.rollout import Agent
+    from agents.script import Agent
     from toolkit.dictionary import FeatureDictionary
     from toolkit.engines.base import Engine
     from toolkit.tools import Verb

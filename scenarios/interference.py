@@ -86,7 +86,7 @@ def conditions(
 ) -> list[Condition]:
     """A condition for each cell: an agent, and for each rollout its conversation with its injection."""
     from agents.injection import Injection, conversation
-    from agents.rollout import Script
+    from agents.script import Script
     from scenarios.folder import versions
     from scenarios.run import Condition
 

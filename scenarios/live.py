@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from agents.replay import replay
-from agents.rollout import Hear, Measure, Rollout, Turn, Yielded
+from agents.rollout import Measure, Rollout, Yielded
+from agents.script import Hear, Turn
 from agents.transcript import End, append, keep, read, with_timing
 from toolkit.engines.base import Completion, Failure, Generate, Result
 from toolkit.errors import BadInput, SelfsteerError

@@ -21,7 +21,7 @@ from scenarios.progress import Outcome
 from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
-    from agents.rollout import Agent, Turn
+    from agents.script import Agent, Turn
     from scenarios.run import Condition
 
 NAME = "observation"
@@ -38,7 +38,7 @@ Story = Annotated[
 
 def turns(script: str, rounds: int) -> Iterator[Turn]:
     """The turns of `guided` or `free`, at most `rounds`; guided ends when its questions do."""
-    from agents.rollout import Turn
+    from agents.script import Turn
 
     said = setting.texts(TEXT, "opening", "turn", lists=("guided",))
     free = (said["opening"], *[said["turn"]] * (rounds - 1))
@@ -55,7 +55,7 @@ def plans(scripts: str, label_views: str) -> list[Plan]:
 
 def conditions(agents: Mapping[Plan, Agent], rounds: int, run_seed: int, pinned: Mapping[str, str]) -> list[Condition]:
     """A condition for each script and view; the view is in the name where there are several."""
-    from agents.rollout import Script
+    from agents.script import Script
     from scenarios.folder import versions
     from scenarios.run import Condition
 

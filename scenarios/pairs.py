@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agents.rollout import Hear, Round, Turn, Yielded, rollout
+from agents.rollout import Yielded, rollout
+from agents.script import Hear, Round, Turn
 from scenarios.folder import begin, locked, path_of, write_labels
 from scenarios.live import Live
 from scenarios.progress import Outcome, Progress

@@ -26,7 +26,7 @@ from scenarios.progress import Outcome
 from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
-    from agents.rollout import Agent
+    from agents.script import Agent
     from agents.transcript import Given
     from scenarios.run import Condition
     from toolkit.dictionary import FeatureDictionary
@@ -70,7 +70,7 @@ def conditions(agent: Agent, plan: Plan, out: Path) -> tuple[list[Condition], li
     """The two conversations, and the four ways on from them, which read what was said from the folder of the run."""
     from agents.injection import Injection, conversation
     from agents.removal import at_removal
-    from agents.rollout import Script, Turn
+    from agents.script import Script, Turn
     from agents.transcript import read
     from scenarios.folder import path_of, versions
     from scenarios.run import Condition

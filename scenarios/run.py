@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.rollout import Agent, Hear, Script, Yielded, rollout
+from agents.rollout import Yielded, rollout
+from agents.script import Agent, Hear, Script
 from scenarios.folder import begin, locked, manifest, path_of, write_json, write_labels
 from scenarios.live import Live
 from scenarios.progress import Outcome, Progress

@@ -70,7 +70,7 @@ def conditions(
 ) -> list[Condition]:
     """A condition for each cell; the injection is over when the sandbox opens."""
     from agents.injection import Injection, conversation
-    from agents.rollout import Script
+    from agents.script import Script
     from scenarios.folder import versions
     from scenarios.run import Condition
 

@@ -17,7 +17,7 @@ from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
     from agents.framing import Framing
-    from agents.rollout import Agent
+    from agents.script import Agent
     from toolkit.dictionary import FeatureDictionary
     from toolkit.engines.base import Engine
 
@@ -269,7 +269,7 @@ def agents_of(
     layers: of the model that the tools act on, where that is another one.
     """
     from agents.framing import PromptVariables
-    from agents.rollout import Agent
+    from agents.script import Agent
     from toolkit.engines.base import Sampling
     from toolkit.tools import Toolbox
 

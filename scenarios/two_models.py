@@ -23,7 +23,7 @@ from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
     from agents.framing import Framing
-    from agents.rollout import Agent, Hear, Round, Turn
+    from agents.script import Agent, Hear, Round, Turn
     from scenarios.pairs import Pair, Relay, Side
     from toolkit.dictionary import FeatureDictionary
     from toolkit.engines.base import Engine
@@ -69,7 +69,7 @@ class Plan:
 
 def talking(first: str | None) -> Iterator[Turn | Hear]:
     """A first word, or none; from then on whatever is heard, until the driver says that it is enough."""
-    from agents.rollout import Hear, Turn
+    from agents.script import Hear, Turn
 
     told: Round | None = None
     if first is not None:
@@ -141,7 +141,7 @@ def _known(party: Party) -> FeatureDictionary:
 def _side(
     name: str, agent: Agent, mine: Party, theirs: Party, hears: Relay, first: str | None, rounds: int, plan: Plan
 ) -> Side:
-    from agents.rollout import Script
+    from agents.script import Script
     from scenarios.folder import versions
     from scenarios.pairs import Side
     from scenarios.run import Condition

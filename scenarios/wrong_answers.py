@@ -24,7 +24,7 @@ from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
     from agents.problems import Problem, Screened
-    from agents.rollout import Agent, Turn
+    from agents.script import Agent, Turn
     from scenarios.run import Condition
     from toolkit.engines.base import Engine
 
@@ -43,7 +43,7 @@ FramingName = Annotated[str, typer.Option("--framing", help="Framing of the cond
 
 def turns(problem: Problem, second: str) -> Iterator[Turn]:
     """The problem, another look, the last word: the same number of turns whatever the condition."""
-    from agents.rollout import Turn
+    from agents.script import Turn
 
     said = setting.texts(TEXTS / "wrong_answers.yaml", *KEYS)
     for key in ("first", second, "last"):
@@ -60,7 +60,7 @@ def conditions(
 ) -> list[Condition]:
     """One condition per arm of ARMS; rollout n of each is problem n, over and over."""
     from agents.problems import as_parameters, digest
-    from agents.rollout import Script
+    from agents.script import Script
     from scenarios.folder import versions
     from scenarios.run import Condition
 

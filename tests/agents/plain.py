@@ -11,7 +11,8 @@ from typing import Any
 
 from agents import transcript as record
 from agents.framing import PromptVariables, load_framing
-from agents.rollout import Agent, Measure, Rollout, Script, Turn, rollout
+from agents.rollout import Measure, Rollout, rollout
+from agents.script import Agent, Script, Turn
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.base import Completion, Failure, Generate
 from toolkit.engines.scripted import ScriptedEngine

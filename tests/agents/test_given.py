@@ -11,7 +11,8 @@ import pytest
 from agents import events as record
 from agents import transcript
 from agents.replay import replay
-from agents.rollout import Measure, Script, Turn, rollout
+from agents.rollout import Measure, rollout
+from agents.script import Script, Turn
 from tests.scenarios import driving
 from toolkit.context import Context
 from toolkit.engines.base import Generate, run

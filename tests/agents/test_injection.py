@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from agents import events as record
 from agents.injection import Injection, conversation, drawn, find, injected, withdrawn
 from agents.replay import replay
-from agents.rollout import Turn, rollout
+from agents.rollout import rollout
+from agents.script import Turn
 from tests.agents.plain import agent, dictionary, drive, engine, in_force, of, script, toolbox
 from tests.agents.test_rollout import SAYS, generates
 from toolkit.context import Context

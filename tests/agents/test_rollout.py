@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from agents import events as record
 from agents.replay import replay
-from agents.rollout import Agent, Measure, Rollout, Round, Script, Turn, rollout
+from agents.rollout import Measure, Rollout, rollout
+from agents.script import Agent, Round, Script, Turn
 from tests.agents.plain import agent, dictionary, drive, engine, in_force, measure, of, played, script, toolbox
 from toolkit.context import Context
 from toolkit.engines.base import Completion, Generate

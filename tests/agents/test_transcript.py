@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from agents import events as record
 from agents.events import extended
-from agents.rollout import Turn, rollout
+from agents.rollout import rollout
+from agents.script import Turn
 from agents.transcript import append, difference, keep, read, to_line, with_timing
 from tests.agents.plain import agent, drive, engine, script
 from toolkit.context import Context

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.framing import PromptVariables, load_framing
-from agents.rollout import Agent, Script, Turn
+from agents.script import Agent, Script, Turn
 from scenarios.run import Condition, manifest, run
 from tests.tiny import random_dictionary
 from toolkit.engines.base import Generate, Sampling

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agents.framing import PromptVariables, load_framing
-from agents.rollout import Agent
+from agents.script import Agent
 from agents.transcript import read
 from scenarios.folder import manifest, path_of
 from scenarios.free_exploration import NAME, conditions

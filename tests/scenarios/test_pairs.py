@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.rollout import Round
+from agents.script import Round
 from agents.transcript import External, Reading, Response, Transcript, read
 from scenarios import setting
 from scenarios.folder import manifest, path_of

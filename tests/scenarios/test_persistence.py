@@ -201,7 +201,7 @@ def test_keeping_both_is_the_conversation_that_was_never_cut(tmp_path: Path) -> 
     from dataclasses import replace
 
     from agents.injection import Injection, conversation
-    from agents.rollout import Script
+    from agents.script import Script
     from scenarios import setting
     from scenarios.persistence import Plan, conditions
     from scenarios.run import Condition, manifest, run

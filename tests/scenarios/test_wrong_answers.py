@@ -9,7 +9,7 @@ import pytest
 
 from agents.framing import PromptVariables, load_framing
 from agents.problems import Problem
-from agents.rollout import Agent
+from agents.script import Agent
 from agents.transcript import read
 from scenarios.folder import manifest, path_of
 from scenarios.run import run
