@@ -12,7 +12,7 @@ from analysis import findings
 from analysis.chosen import AFTER, AFTER_SHARES, ANSWERS, CITED, CONTENT, INJECTED, WROTE
 from analysis.stats import minimum_detectable_rate
 from analysis.summary import MOST_COMPARED, Cell, Summary
-from analysis.words import SHORT, Table, p_value, rate, worded
+from analysis.words import SHORT, Table, number, p_value, rate
 
 __all__ = ["asked", "found", "tables"]
 
@@ -117,7 +117,7 @@ def _cells(summary: Summary, title: str, wanted: Iterable[str], cells: Iterable[
     if not names or not summary.groups:
         return Table(title, (), ())
     sizes = {g: max(known[n, g].estimate.n + known[n, g].estimate.missing for n in names) for g in summary.groups}
-    rows = tuple((g, str(sizes[g]), *(worded(known[n, g]) for n in names)) for g in summary.groups)
+    rows = tuple((g, str(sizes[g]), *(_worded(known[n, g]) for n in names)) for g in summary.groups)
     first = [known[n, summary.groups[0]] for n in names]
     how = "; ".join(dict.fromkeys(c.estimate.how for c in first))
     what = "; ".join(
@@ -189,3 +189,10 @@ def _overlap(summary: Summary) -> Table:
     )
     columns = ("", "most active", "rollouts", "most steered", "rollouts")
     return Table("Most active against most steered", columns, tuple(rows), note)
+
+
+def _worded(cell: Cell) -> str:
+    """The estimate of a cell; where values are missing, with how many of how many rollouts it rests on."""
+    text = number(cell.estimate) if cell.metric.kind == "number" else rate(cell.estimate)
+    e = cell.estimate
+    return f"{text} ({e.n} of {e.n + e.missing})" if e.missing else text

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from analysis.stats import Estimate
-
-if TYPE_CHECKING:
-    from analysis.summary import Cell
 
 SHORT = {
     "used_tools": "used a tool",
@@ -85,13 +81,6 @@ def number(estimate: Estimate) -> str:
     digits = 0 if abs(estimate.value) >= 100 else 1 if abs(estimate.value) >= 10 else 2
     text = f"{estimate.value:.{digits}f}"
     return text if math.isnan(estimate.low) else f"{text} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def worded(cell: Cell) -> str:
-    """The estimate of a cell; where values are missing, with how many of how many rollouts it rests on."""
-    text = number(cell.estimate) if cell.metric.kind == "number" else rate(cell.estimate)
-    e = cell.estimate
-    return f"{text} ({e.n} of {e.n + e.missing})" if e.missing else text
 
 
 def p_value(p: float) -> str:

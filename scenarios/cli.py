@@ -248,7 +248,7 @@ def _guarded(call: Callable[[], Any]) -> None:
     except SelfsteerError as error:
         if os.environ.get("SELFSTEER_DEBUG"):
             raise
-        from toolkit.labels import clean
+        from toolkit.search import clean
 
         print(f"selfsteer: {clean(str(error))}", file=sys.stderr)
         sys.exit(2)

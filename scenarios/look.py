@@ -88,7 +88,7 @@ def plain(text: str) -> str:
     """Without what a terminal would obey, and without markup."""
     from rich.markup import escape
 
-    from toolkit.labels import clean
+    from toolkit.search import clean
 
     return escape(clean(text))
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from toolkit.labels import Hit, Labels, Status
+    from toolkit.labels import Labels, Status
+    from toolkit.search import Hit
 
 
 class Directions(Protocol):

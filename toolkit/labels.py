@@ -10,22 +10,18 @@ import gzip
 import hashlib
 import json
 import re
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from toolkit.errors import BadInput
 from toolkit.randomness import stream
-
-if TYPE_CHECKING:
-    from toolkit.search import LabelIndex
+from toolkit.search import DEFAULT_EMBEDDER, Hit, LabelIndex, clean
 
 Status = Literal["real", "filtered", "missing"]
-DEFAULT_EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 STATUSES: tuple[Status, ...] = get_args(Status)
 # FILTERED_BY_GOODFIRE, [filtered], filtered feature 3; but "filtered water" is a label
 _FILTERED = re.compile(r"[\[(<]?(?:FILTERED(?![a-z]).*|(?i:filtered(?:_.*|(?: feature)? \d+)?)[\])>]?)")
@@ -36,14 +32,6 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 _STAND_INS = {"missing": "unlabelled feature {}", "filtered": "filtered feature {}", "opaque": "feature_{}"}
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One search result: cosine similarity of the query and the label."""
-
-    feature: int
-    similarity: float
 
 
 @dataclass(frozen=True)
@@ -112,8 +100,6 @@ class Labels:
         """The k features nearest in meaning to `query` among those with a real label; ties by id."""
         # a view that shows other texts shares the index; one that means other things must not
         if not self._index or self._index[0].source is not self.meanings or self._index[0].embedder != self.embedder:
-            from toolkit.search import LabelIndex
-
             self._index[:] = [LabelIndex(self.meanings, self.embedder)]
         return self._index[0].search(query, k)
 
@@ -150,14 +136,6 @@ def _status(text: str) -> Status:
     if _PLACEHOLDER.fullmatch(text):
         return "missing"
     return "filtered" if _FILTERED.fullmatch(text) else "real"
-
-
-def clean(text: str) -> str:
-    """One line without control, format or bidirectional characters, for terminals, prompts and pages alike."""
-    if not text.isprintable():
-        spaced = (" " if c.isspace() else c for c in text)
-        text = "".join(c for c in spaced if unicodedata.category(c)[0] != "C")
-    return " ".join(text.split())
 
 
 # ---------------------------------------------------------------------- files

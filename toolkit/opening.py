@@ -11,7 +11,8 @@ from pathlib import Path
 
 from toolkit.dictionary import FeatureDictionary
 from toolkit.errors import BadInput
-from toolkit.labels import DEFAULT_EMBEDDER, read_labels
+from toolkit.labels import read_labels
+from toolkit.search import DEFAULT_EMBEDDER
 from toolkit.views import viewed
 
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle"}

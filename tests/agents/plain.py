@@ -16,7 +16,7 @@ from agents.script import Agent, Script, Turn
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.base import Completion, Failure, Generate
 from toolkit.engines.scripted import ScriptedEngine
-from toolkit.labels import Hit
+from toolkit.search import Hit
 from toolkit.steering import Steering
 from toolkit.tools import Reading, Toolbox
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.errors import BadInput
-from toolkit.labels import Labels, clean, counts, opaque, read_labels, shuffled
+from toolkit.labels import Labels, counts, opaque, read_labels, shuffled
+from toolkit.search import clean
 
 TRUE = {0: "pirate dialect", 2: "weather and climate", 3: "FILTERED_BY_GOODFIRE"}
 
