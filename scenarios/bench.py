@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from agents.framing import Framing, PromptVariables
 from agents.script import Agent, Script, Turn
-from scenarios import run as runner
+from scenarios.condition import Condition
+from scenarios.folder import manifest, path_of
+from scenarios.run import run
 from toolkit.engines.base import Engine, Sampling
 from toolkit.organism.lexicon import Lexicon, Style, in_style, sentences
 from toolkit.steering import Intervention, Steering
@@ -56,21 +58,18 @@ def agent(
     )  # fmt: skip
 
 
-def transcripts(bench: Bench, some: Sequence[runner.Condition], seeds: int) -> Transcripts:
+def transcripts(bench: Bench, some: Sequence[Condition], seeds: int) -> Transcripts:
     """Run conditions in a folder that goes away, and read back what was recorded."""
     from agents.transcript import read
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        manifest = runner.manifest("controls", {}, some, seeds, bench.engine)
-        runner.run(some, seeds, bench.engine, out, manifest, quiet=True)
-        return {(c.name, s): read(runner.path_of(out, c.name, s)).events for c in some for s in range(seeds)}
+        run(some, seeds, bench.engine, out, manifest("controls", {}, some, seeds, bench.engine), quiet=True)
+        return {(c.name, s): read(path_of(out, c.name, s)).events for c in some for s in range(seeds)}
 
 
-def condition(
-    name: str, who: Agent, turns: Callable[[int], Iterator[Turn] | Sequence[Turn]], seed: int
-) -> runner.Condition:
-    return runner.Condition(name, who, lambda rollout: Script("controls", name, seed, rollout, turns(rollout)))
+def condition(name: str, who: Agent, turns: Callable[[int], Iterator[Turn] | Sequence[Turn]], seed: int) -> Condition:
+    return Condition(name, who, lambda rollout: Script("controls", name, seed, rollout, turns(rollout)))
 
 
 def of_kind(events: Events, kind: str) -> list[Any]:

@@ -5,11 +5,7 @@ Knows no scenario's insides.
 
 from __future__ import annotations
 
-import functools
-import os
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from inspect import signature as signature_of
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +15,7 @@ import typer
 from scenarios import setting
 from scenarios.calibrate_command import calibrate
 from scenarios.claims_command import claims
+from scenarios.command import as_command, carried_out, finish, guarded
 from scenarios.controls_command import controls
 from scenarios.framing_factorial import framing_factorial
 from scenarios.free_exploration import free_exploration
@@ -32,9 +29,7 @@ from scenarios.power_command import power
 from scenarios.sandbox import sandbox
 from scenarios.two_models import two_models
 from scenarios.wrong_answers import wrong_answers
-from toolkit.errors import BadInput, SelfsteerError
-
-AGENTS_SAYS = "One model in a loop with tools"  # the first words of agents/__init__.py
+from toolkit.errors import BadInput
 
 app = typer.Typer(
     name="selfsteer",
@@ -60,7 +55,7 @@ def demo(out: setting.Out = Path("runs/demo"), seeds: setting.Seeds = 4) -> None
     Example: selfsteer demo
     """
     chosen = {"framings": "research,potions,minimal,no_tools", "seeds": seeds, "rounds": 8}
-    outcome = _run(free_exploration, {**chosen, "out": out})
+    outcome = carried_out(free_exploration, {**chosen, "out": out})
     written = _report(out)
     typer.echo(
         f"\nReport: {written}  (open it in a browser; every rollout is in there)\n"
@@ -89,7 +84,7 @@ def resume(run: Annotated[Path, typer.Argument(help="Folder of a run that was in
     options = {**manifest["options"], "device": manifest["engine"]["device"]}
     if unknown := options.keys() - signature_of(scenario).parameters.keys():
         raise BadInput(f"{run} was begun with options that there are no more: {', '.join(sorted(unknown))}")
-    _finish(_run(scenario, {**options, "out": run}), run)
+    finish(carried_out(scenario, {**options, "out": run}), run)
 
 
 @app.command()
@@ -157,16 +152,6 @@ def version() -> None:
 # ---------------------------------------------------------------------- between commands
 
 
-def _run_and_say(scenario: Callable[..., Any]) -> Callable[..., None]:
-    """A scenario as a command: run it, say what came of it."""
-
-    @functools.wraps(scenario)
-    def command(**options: Any) -> None:
-        _finish(_run(scenario, options), options["out"])
-
-    return command
-
-
 SCENARIOS: dict[str, Callable[..., Any]] = {
     "free-exploration": free_exploration,
     "framing-factorial": framing_factorial,
@@ -178,34 +163,7 @@ SCENARIOS: dict[str, Callable[..., Any]] = {
     "wrong-answers": wrong_answers,
 }
 for _name, _scenario in SCENARIOS.items():
-    scenarios.command(_name)(_run_and_say(_scenario))
-
-
-def _run(scenario: Callable[..., Any], options: dict[str, Any]) -> Any:
-    """Run the scenario and say what came of it, also when it is stopped."""
-    try:
-        outcome = scenario(**options)
-    except KeyboardInterrupt:
-        begun = (options["out"] / "manifest.json").exists()
-        kept = f"; what is whole is kept. Go on with: selfsteer resume {options['out']}"
-        typer.echo(f"Stopped{kept if begun else ' before anything was computed; the same command begins it'}", err=True)
-        raise typer.Exit(130) from None
-    _said(outcome, options["out"])
-    return outcome
-
-
-def _finish(outcome: Any, out: Path) -> None:
-    typer.echo(f"Next: selfsteer report {out}")
-    if outcome.failed:
-        raise typer.Exit(1)
-
-
-def _said(outcome: Any, out: Path) -> None:
-    ended = ", ".join(f"{n} {how}" for how, n in sorted(outcome.ended.items())) or "nothing new"
-    failed = f" ({outcome.failed_before} of them failed)" if outcome.failed_before else ""
-    before = f"; {outcome.before} were there before{failed}" if outcome.before else ""
-    speed = f"{outcome.tokens:,} tokens in {outcome.wall_s:.1f} s"
-    typer.echo(f"{out}: {ended}{before}. {speed}.")
+    scenarios.command(_name)(as_command(_scenario))
 
 
 def _report(run: Path, by: str = "condition", out: Path | None = None) -> Path:
@@ -217,44 +175,9 @@ def _report(run: Path, by: str = "condition", out: Path | None = None) -> Path:
     return paths.html
 
 
-def _own_agents() -> None:
-    """openai-agents installs a package of the same name, beside this one or over it. Looks, and does not import it."""
-    found = find_spec("agents")
-    origin = Path(found.origin) if found is not None and found.origin else Path("nowhere")
-    ours = Path(__file__).resolve().parents[1] / "agents" / "__init__.py"
-    if origin.resolve() != ours or AGENTS_SAYS not in ours.read_text(encoding="utf-8", errors="replace"):
-        raise BadInput(
-            f"the package `agents` that Python finds ({origin}) is not selfsteer's; uninstall openai-agents here and"
-            " install selfsteer again, or give selfsteer an environment of its own"
-        )
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; errors that users can mend are one line."""
-    _guarded(lambda: app(arguments, standalone_mode=True))
-
-
-def run_script(scenario: Callable[..., Any]) -> None:
-    """A scenario's file run by itself: the same options, the same ending."""
-    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command()(_run_and_say(scenario))
-    _guarded(alone)
-
-
-def _guarded(call: Callable[[], Any]) -> None:
-    try:
-        _own_agents()
-        call()
-    except SelfsteerError as error:
-        if os.environ.get("SELFSTEER_DEBUG"):
-            raise
-        from toolkit.search import clean
-
-        print(f"selfsteer: {clean(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("selfsteer: stopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+    guarded(lambda: app(arguments, standalone_mode=True))
 
 
 if __name__ == "__main__":

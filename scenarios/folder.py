@@ -20,11 +20,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scenarios.condition import Condition
 from toolkit.dictionary import FeatureDictionary
 from toolkit.errors import BadInput, SelfsteerError
 
 if TYPE_CHECKING:
-    from scenarios.run import Condition
     from toolkit.engines.base import Engine
 
 PACKAGES = ("torch", "transformers", "sae-lens", "sentence-transformers", "faiss-cpu", "pydantic", "numpy")

@@ -25,7 +25,7 @@ from toolkit.errors import BadInput
 if TYPE_CHECKING:
     from agents.framing import Framing
     from agents.script import Agent
-    from scenarios.run import Condition
+    from scenarios.condition import Condition
 
 NAME = "framing-factorial"
 FACTORS = ("narrative", "theme", "depth")
@@ -53,8 +53,8 @@ def conditions(
 ) -> list[Condition]:
     """One condition per cell, its levels beside its name."""
     from agents.script import Script
+    from scenarios.condition import Condition
     from scenarios.folder import versions
-    from scenarios.run import Condition
 
     known = versions()
 
@@ -127,6 +127,6 @@ def _levels(factor: str, given: str) -> Sequence[str]:
 
 
 if __name__ == "__main__":
-    from scenarios.cli import run_script
+    from scenarios.command import run_script
 
     run_script(framing_factorial)

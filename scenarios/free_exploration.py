@@ -19,7 +19,7 @@ from scenarios.progress import Outcome
 
 if TYPE_CHECKING:
     from agents.script import Agent, Turn
-    from scenarios.run import Condition
+    from scenarios.condition import Condition
 
 NAME = "free-exploration"
 TEXT = Path(__file__).parent / "texts" / "free_exploration.yaml"
@@ -39,8 +39,8 @@ def conditions(
 ) -> list[Condition]:
     """One condition per framing. pinned: hashes of what is in no other field of a transcript, such as the code."""
     from agents.script import Script
+    from scenarios.condition import Condition
     from scenarios.folder import versions
-    from scenarios.run import Condition
 
     known = versions()
 
@@ -105,6 +105,6 @@ def free_exploration(
 
 
 if __name__ == "__main__":
-    from scenarios.cli import run_script
+    from scenarios.command import run_script
 
     run_script(free_exploration)

@@ -24,7 +24,7 @@ from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
     from agents.topic import Topic
-    from scenarios.run import Condition
+    from scenarios.condition import Condition
 
 NAME = "interference"
 TOPICS = Path(__file__).parent / "texts" / "topics"
@@ -87,8 +87,8 @@ def conditions(
     """A condition for each cell: an agent, and for each rollout its conversation with its injection."""
     from agents.injection import Injection, conversation
     from agents.script import Script
+    from scenarios.condition import Condition
     from scenarios.folder import versions
-    from scenarios.run import Condition
 
     known = versions()
 
@@ -185,6 +185,6 @@ def interference(
 
 
 if __name__ == "__main__":
-    from scenarios.cli import run_script
+    from scenarios.command import run_script
 
     run_script(interference)

@@ -22,7 +22,7 @@ from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
     from agents.script import Agent, Turn
-    from scenarios.run import Condition
+    from scenarios.condition import Condition
 
 NAME = "observation"
 TEXT = Path(__file__).parent / "texts" / "observation.yaml"
@@ -56,8 +56,8 @@ def plans(scripts: str, label_views: str) -> list[Plan]:
 def conditions(agents: Mapping[Plan, Agent], rounds: int, run_seed: int, pinned: Mapping[str, str]) -> list[Condition]:
     """A condition for each script and view; the view is in the name where there are several."""
     from agents.script import Script
+    from scenarios.condition import Condition
     from scenarios.folder import versions
-    from scenarios.run import Condition
 
     known, several = versions(), len({view for _, view in agents}) > 1
 
@@ -123,6 +123,6 @@ def observation(
 
 
 if __name__ == "__main__":
-    from scenarios.cli import run_script
+    from scenarios.command import run_script
 
     run_script(observation)

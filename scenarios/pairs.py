@@ -14,10 +14,11 @@ from typing import Any
 
 from agents.rollout import Yielded, rollout
 from agents.script import Hear, Round, Turn
+from scenarios.condition import Condition
 from scenarios.folder import begin, locked, path_of, write_labels
 from scenarios.live import Live
 from scenarios.progress import Outcome, Progress
-from scenarios.run import Condition, that_fit
+from scenarios.run import that_fit
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.base import Completion, Engine
 from toolkit.errors import BadInput, SelfsteerError

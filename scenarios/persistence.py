@@ -28,7 +28,7 @@ from toolkit.errors import BadInput
 if TYPE_CHECKING:
     from agents.script import Agent
     from agents.transcript import Given
-    from scenarios.run import Condition
+    from scenarios.condition import Condition
     from toolkit.dictionary import FeatureDictionary
     from toolkit.engines.base import Engine
 
@@ -72,8 +72,8 @@ def conditions(agent: Agent, plan: Plan, out: Path) -> tuple[list[Condition], li
     from agents.removal import at_removal
     from agents.script import Script, Turn
     from agents.transcript import read
+    from scenarios.condition import Condition
     from scenarios.folder import path_of, versions
-    from scenarios.run import Condition
 
     known, rest = versions(), [plan.said_after] * plan.after
     agent = replace(agent, record_k=min(len(agent.toolbox.dictionary), MOST_RECORDED))
@@ -246,6 +246,6 @@ def _texts(path: Path) -> tuple[tuple[str, ...], str]:
 
 
 if __name__ == "__main__":
-    from scenarios.cli import run_script
+    from scenarios.command import run_script
 
     run_script(persistence)

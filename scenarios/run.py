@@ -8,43 +8,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agents.rollout import Yielded, rollout
-from agents.script import Agent, Hear, Script
-from scenarios.folder import begin, locked, manifest, path_of, write_json, write_labels
+from agents.script import Hear
+from scenarios.condition import Condition
+from scenarios.folder import begin, locked, path_of, write_json, write_labels
 from scenarios.live import Live
 from scenarios.progress import Outcome, Progress
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines.base import Completion, Engine, Foretelling
 from toolkit.errors import BadInput, SelfsteerError
 
-__all__ = ["Condition", "manifest", "path_of", "run"]
-
 ABREAST = 64
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A scenario with its parameters: an agent, and the script of the rollout with a given number.
-
-    parameters: whatever tells this condition from others, for the manifest and for each transcript's first line.
-    rounds: how many a rollout has at most, for the time left. also: dictionaries whose directions the experimenter
-    adds, beside the agent's own.
-    """
-
-    name: str
-    agent: Agent
-    script: Callable[[int], Script]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    rounds: int = 1
-    also: tuple[FeatureDictionary, ...] = ()
-
-
-# ---------------------------------------------------------------------- the run
 
 
 def run(

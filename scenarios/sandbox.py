@@ -24,7 +24,7 @@ from toolkit.errors import BadInput
 
 if TYPE_CHECKING:
     from agents.topic import Topic
-    from scenarios.run import Condition
+    from scenarios.condition import Condition
 
 NAME = "sandbox"
 TEXT = Path(__file__).parent / "texts" / "sandbox.yaml"
@@ -71,8 +71,8 @@ def conditions(
     """A condition for each cell; the injection is over when the sandbox opens."""
     from agents.injection import Injection, conversation
     from agents.script import Script
+    from scenarios.condition import Condition
     from scenarios.folder import versions
-    from scenarios.run import Condition
 
     known, texts = versions(), turns(topic, rounds)
 
@@ -158,6 +158,6 @@ def sandbox(
 
 
 if __name__ == "__main__":
-    from scenarios.cli import run_script
+    from scenarios.command import run_script
 
     run_script(sandbox)

@@ -17,8 +17,9 @@ from agents.framing import load_theme
 from agents.topic import load_topic
 from scenarios import injecting, interference, setting
 from scenarios.controls import Control
+from scenarios.folder import manifest
 from scenarios.planted import Planted, label_reader
-from scenarios.run import manifest, run
+from scenarios.run import run
 from toolkit.organism.lexicon import lexicon
 
 if TYPE_CHECKING:

@@ -142,9 +142,9 @@ def _side(
     name: str, agent: Agent, mine: Party, theirs: Party, hears: Relay, first: str | None, rounds: int, plan: Plan
 ) -> Side:
     from agents.script import Script
+    from scenarios.condition import Condition
     from scenarios.folder import versions
     from scenarios.pairs import Side
-    from scenarios.run import Condition
 
     parameters = {
         "side": name, "paired": PAIRED[name], "rounds": rounds,
@@ -235,6 +235,6 @@ def two_models(
 
 
 if __name__ == "__main__":
-    from scenarios.cli import run_script
+    from scenarios.command import run_script
 
     run_script(two_models)

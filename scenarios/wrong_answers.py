@@ -25,7 +25,7 @@ from toolkit.errors import BadInput
 if TYPE_CHECKING:
     from agents.problems import Problem, Screened
     from agents.script import Agent, Turn
-    from scenarios.run import Condition
+    from scenarios.condition import Condition
     from toolkit.engines.base import Engine
 
 NAME = "wrong-answers"
@@ -61,8 +61,8 @@ def conditions(
     """One condition per arm of ARMS; rollout n of each is problem n, over and over."""
     from agents.problems import as_parameters, digest
     from agents.script import Script
+    from scenarios.condition import Condition
     from scenarios.folder import versions
-    from scenarios.run import Condition
 
     known = versions()
 
@@ -175,6 +175,6 @@ def wrong_answers(
 
 
 if __name__ == "__main__":
-    from scenarios.cli import run_script
+    from scenarios.command import run_script
 
     run_script(wrong_answers)

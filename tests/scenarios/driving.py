@@ -9,7 +9,9 @@ from typing import Any
 
 from agents.framing import PromptVariables, load_framing
 from agents.script import Agent, Script, Turn
-from scenarios.run import Condition, manifest, run
+from scenarios.condition import Condition
+from scenarios.folder import manifest
+from scenarios.run import run
 from tests.tiny import random_dictionary
 from toolkit.engines.base import Generate, Sampling
 from toolkit.engines.scripted import ScriptedEngine

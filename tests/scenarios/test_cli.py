@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scenarios import cli, folder, free_exploration, setting
+from scenarios.command import guarded
 from toolkit.errors import BadInput, SelfsteerError
 
 ROOT = Path(__file__).parents[2]
@@ -207,7 +208,7 @@ def test_an_error_is_one_line_and_cannot_command_the_terminal(capsys) -> None:
         raise SelfsteerError("first \x1b[31mline\nsecond")
 
     with pytest.raises(SystemExit):
-        cli._guarded(fails)
+        guarded(fails)
     assert capsys.readouterr().err == "selfsteer: first [31mline second\n"
 
 

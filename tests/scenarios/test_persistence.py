@@ -203,8 +203,10 @@ def test_keeping_both_is_the_conversation_that_was_never_cut(tmp_path: Path) -> 
     from agents.injection import Injection, conversation
     from agents.script import Script
     from scenarios import setting
+    from scenarios.condition import Condition
+    from scenarios.folder import manifest
     from scenarios.persistence import Plan, conditions
-    from scenarios.run import Condition, manifest, run
+    from scenarios.run import run
     from toolkit.opening import open_dictionary
     from toolkit.organism import SAE
 

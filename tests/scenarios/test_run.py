@@ -186,7 +186,7 @@ def test_finished_rollouts_are_not_mixed_with_others_of_the_same_name(tmp_path: 
 
     def again(**changed) -> None:
         one = replace(first, agent=replace(first.agent, **changed))
-        running.run([one], 1, on, tmp_path, running.manifest("test", {}, [one], 1, on), quiet=True)
+        running.run([one], 1, on, tmp_path, folder.manifest("test", {}, [one], 1, on), quiet=True)
 
     again()
     again()
