@@ -52,6 +52,17 @@ def test_imports_point_one_way(path: Path) -> None:
             assert not barred or any(is_of(name, home) for home in AGENTS_MAY), f"{path} imports {name}"
 
 
+def test_no_file_comes_back_to_itself() -> None:
+    """Not by late imports either, nor by those for type checkers: what needs each other is one thing or has a third."""
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+    # `from a.b import c` names the file a/b/c.py or something in a/b.py; a package's own file only hands names on
+    files = {name: {n if n in names else n.rpartition(".")[0] for n in imports(p)} for name, p in names.items()}
+    left = {n: found & names.keys() - {n} for n, found in files.items() if names[n].name != "__init__.py"}
+    while free := {n for n, found in left.items() if not found & left.keys()}:
+        left = {n: found for n, found in left.items() if n not in free}
+    assert not left, f"these import each other, or what does: {', '.join(sorted(left))}"
+
+
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
