@@ -20,7 +20,7 @@ from toolkit.engines.kv import KVStore
 from toolkit.errors import Unsupported
 
 ALIGNED = 16  # keys of a piece are a multiple of this (places of a lane are, too): kernels want masks aligned
-PARALLEL = 1 << 18  # numbers of keys and values to go through from which on a second thread pays
+PARALLEL = 1 << 20  # numbers of keys and values to go through from which on waking a second thread pays
 UNLIMITED = 1 << 62  # a window that is none
 
 Span = tuple[int, int, int, int]  # lane, first index in the pack, count of tokens, position of the first
