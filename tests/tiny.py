@@ -69,7 +69,8 @@ class RandomDirections:
         return torch.full((len(ids), len(self.layers)), self._unit)
 
     def activation(self, layer: int, residuals: Tensor, ids: Sequence[int]) -> Tensor:
-        return residuals @ self._vectors[list(ids), self.layers.index(layer)].to(residuals.dtype).T
+        some = self._vectors[list(ids), self.layers.index(layer)].to(residuals.dtype)
+        return (residuals * some).sum(-1, keepdim=True) if len(some) == 1 else residuals @ some.T
 
     def input_scale(self, residuals: Tensor) -> Tensor | None:
         return None

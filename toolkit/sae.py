@@ -79,9 +79,11 @@ class SaeDirections:
 
     def activation(self, layer: int, residuals: Tensor, ids: Sequence[int]) -> Tensor:
         """A TopK SAE decides by comparing features, so the whole encoder runs, in blocks of tokens."""
-        here = self.sae.W_enc.device
+        here, count = self.sae.W_enc.device, len(residuals)
+        if count > BLOCK:  # no block is left with few tokens, for which matrix kernels round differently
+            residuals = torch.nn.functional.pad(residuals, (0, 0, 0, -count % BLOCK))
         parts = [self.sae.encode(block.to(here))[:, list(ids)] for block in residuals.split(BLOCK)]
-        return torch.cat(parts).to(residuals)
+        return torch.cat(parts)[:count].to(residuals)
 
     def input_scale(self, residuals: Tensor) -> Tensor | None:
         """What undoes the SAE's run-time normalisation of each token (sae-lens: constant_norm_rescale, layer_norm)."""

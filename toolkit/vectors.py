@@ -149,7 +149,12 @@ class VectorDirections:
 
     def activation(self, layer: int, residuals: Tensor, ids: Sequence[int]) -> Tensor:
         """The inner product with the unit direction, in residual units."""
-        return residuals @ self._unit_vectors[list(ids), self.layers.index(layer)].to(residuals).T
+        wide = torch.promote_types(residuals.dtype, torch.float32)
+        residuals = residuals.to(wide)
+        some = self._unit_vectors[list(ids), self.layers.index(layer)].to(residuals)
+        if len(some) == 1:  # a sum a row: the product of a matrix and a vector rounds by how many rows there are
+            return (residuals * some).sum(-1, keepdim=True)
+        return residuals @ some.T
 
     def input_scale(self, residuals: Tensor) -> Tensor | None:
         return None

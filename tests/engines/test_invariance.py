@@ -9,7 +9,10 @@ import torch
 
 from tests.engines.contract import everything
 from tests.engines.test_local import DICTIONARY, engine_of, random_context, random_steering
+from toolkit.context import Context
 from toolkit.engines.base import Completion, Generate, Sampling, run
+from toolkit.steering import MODES, Intervention, Mode, Steering
+from toolkit.vectors import Vectors, as_dictionary
 
 
 @pytest.fixture(params=[(1, False), (2, False), (2, True)], ids=["one thread", "two threads", "packed"])
@@ -63,6 +66,29 @@ def test_chunks_and_kept_lanes_change_no_bit(fresh, options) -> None:
     plain = everything(fresh(), asked)
     other = everything(fresh(**options), asked)
     assert all(same_bits(a, b) for a, b in zip(plain, other, strict=True))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_long_spans_under_one_steering_have_the_bits_of_short_ones(fresh, mode: Mode) -> None:
+    """A clamp and a projection are inner products, and those of a matrix and a vector round by how many rows it has."""
+    drawn = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(0))
+    vectors = as_dictionary(Vectors(drawn, ("a", "b", "c"), (0, 2), (9.0, 9.0), 1.0, 2))
+    under = Steering.of(Intervention(vectors.key, 1, 0.8, mode), Intervention(vectors.key, 2, -0.5, mode))
+    asked = [
+        Generate(
+            Context().append([0, *range(5 + n, 66 + n)], under), Sampling(0.8, 1, 5, (n,)), under, vectors.key, True
+        )
+        for n in range(2)
+    ]
+
+    def ran(**options: int) -> list[Completion]:
+        engine = fresh(**options)
+        engine.attach(vectors)
+        return everything(engine, asked)
+
+    whole = ran()
+    for options in ({"chunk": 7}, {"chunk": 29}, {"chunk": 30, "most_rows": 1}):
+        assert all(same_bits(a, b) for a, b in zip(whole, ran(**options), strict=True))
 
 
 def test_kept_kv_and_kv_recomputed_from_the_transcript_have_the_same_bits(fresh) -> None:

@@ -219,7 +219,9 @@ def _edited(edit: Edit, layer: int, hidden: Tensor, dtype: torch.dtype) -> Tenso
     """[t, D]: what a clamp or a projection adds to residuals [t, D]."""
     vector = edit.directions.vectors([edit.feature])[0, edit.column].to(hidden.device, dtype)
     if edit.mode == "project_out":
-        return -(hidden.to(dtype) @ vector / vector.square().sum().clamp_min(1e-30))[:, None] * vector
+        # a sum a row: the product of a matrix and a vector rounds by how many rows there are
+        inner = (hidden.to(dtype) * vector).sum(-1, keepdim=True)
+        return -inner / vector.square().sum().clamp_min(1e-30) * vector
     active = edit.directions.activation(layer, hidden, [edit.feature]).to(dtype)
     step = (edit.level - active) * vector
     scale = edit.directions.input_scale(hidden)
