@@ -359,6 +359,16 @@ def test_a_bfloat16_model_scores_in_float32(monkeypatch) -> None:
     assert len({round(x, 6) for x in got.logprobs}) == len(options)
 
 
+def test_a_model_that_overflows_fails() -> None:
+    engine, loud = NnsightEngine(str(MODEL), device="cpu", dtype="float16"), steer(3, 1e5)
+    engine.attach(style())
+    context = conversation().under(loud, 9)
+    bad = [asked(context, 3, under=loud), Read(context, (12,), (3,)), Score(context, (((5,),),))]
+    for got in everything(engine, bad):
+        assert isinstance(got, Failure) and "not finite" in str(got.error)
+    assert run(engine, asked(conversation(), 2)).tokens
+
+
 def test_nothing_of_this_project_need_be_where_a_trace_runs(monkeypatch) -> None:
     """As if it were installed from an index: nnsight sends the source of what lies in a checkout by itself.
 

