@@ -254,6 +254,15 @@ def test_options_that_would_change_what_is_drawn_are_refused(monkeypatch, option
         in_process(str(MODEL), **{option: None})
 
 
+def test_weights_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    """Else two models with one configuration would be one to a manifest, and to servers that must be alike."""
+    shutil.copy(MODEL / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
+    with pytest.raises(Unsupported, match="no safetensors"):
+        vllm_core.digest(str(tmp_path))
+    assert len(vllm_core.digest(str(MODEL))) == 16
+
+
 def test_stop_tokens_are_those_of_the_local_engine(tmp_path: Path) -> None:
     """Also of a model whose stop tokens stand in its configuration alone, beside its tokenizer's."""
     folder = shutil.copytree(MODEL, tmp_path / "model")

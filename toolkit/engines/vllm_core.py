@@ -298,7 +298,8 @@ def _scores(plan: Plan, workers: Sequence[Mapping[str, Any]]) -> tuple[tuple[flo
 def digest(model: str, revision: str | None = None) -> str:
     """Hash of a checkpoint's configuration and weights: names, shapes, up to 4,096 evenly spaced values of each tensor.
 
-    From the files, so it differs from the local engine's, which hashes what transformers makes of them.
+    From the files, so it differs from the local engine's, which hashes what transformers makes of them. Raises
+    Unsupported if they are no safetensors.
     """
     from safetensors import safe_open
 
@@ -309,7 +310,12 @@ def digest(model: str, revision: str | None = None) -> str:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     sha = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for file in sorted(folder.glob("*.safetensors")):
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise Unsupported(
+            f"model {model} has no safetensors, by which its weights could be told from others; convert it"
+        )
+    for file in files:
         with safe_open(file, "pt") as weights:
             for key in sorted(weights.keys()):
                 flat = weights.get_tensor(key).reshape(-1)
