@@ -69,6 +69,51 @@ def test_as_many_abreast_as_fit_and_never_none(free: int, held: int, rollouts: i
     assert one.fits or f"It does not fit: {one.abreast} rollouts" in str(one)
 
 
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+MEMINFO = {"proc/meminfo": "MemTotal: 99 kB\nMemAvailable:   1000 kB\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, None),
+        (MEMINFO, 1_024_000),
+        ({**MEMINFO, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.stat": "anon 1\n"}, 1_024_000),
+        (
+            {  # a job inside a job: the outer one has less left, the cache of its files not counted
+                **MEMINFO,
+                "proc/self/cgroup": "1:cpu:/x\n0::/job_7/step_0\n",
+                "sys/fs/cgroup/job_7/step_0/memory.max": "max\n",
+                "sys/fs/cgroup/job_7/step_0/memory.current": "10\n",
+                "sys/fs/cgroup/job_7/memory.max": "900000\n",
+                "sys/fs/cgroup/job_7/memory.current": "500000\n",
+                "sys/fs/cgroup/job_7/memory.stat": "anon 400000\ninactive_file 60000\n",
+            },
+            460_000,
+        ),
+        (
+            {  # a container, version 1: the path is the host's, the limit lies at the top
+                **MEMINFO,
+                "proc/self/cgroup": "4:memory:/docker/abc\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "700000\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "800000\n",
+                "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 100001\n",
+            },
+            1,
+        ),
+    ],
+    ids=["not Linux", "no groups", "no limit", "version 2", "version 1"],
+)
+def test_memory_free_is_no_more_than_a_container_or_job_may_have(tmp_path: Path, files, free) -> None:
+    assert memory.host_free_bytes(tree(tmp_path, files)) == free
+
+
 # ---------------------------------------------------------------------- when it runs out
 
 

@@ -46,15 +46,39 @@ def free_bytes(device: torch.device) -> int | None:
     return host_free_bytes() if device.type == "cpu" else None
 
 
-def host_free_bytes() -> int | None:
-    """What Linux calls available: free, or in use for what can be read again."""
-    table = Path("/proc/meminfo")
+def host_free_bytes(root: Path = Path("/")) -> int | None:
+    """What Linux calls available: free, or in use for what can be read again; no more than what is left of the limit
+    that a container or a job was given (control groups, of either version). root: of the file system, for tests."""
+    table = root / "proc/meminfo"
     if not table.exists():
         return None
-    for line in table.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    known = [int(line.split()[1]) * 1024 for line in _lines(table) if line.startswith("MemAvailable:")]
+    for line in _lines(root / "proc/self/cgroup"):
+        _, kind, own = line.split(":", 2)
+        if kind == "":
+            known += _left(root / "sys/fs/cgroup", own, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in kind.split(","):
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            known += _left(root / "sys/fs/cgroup/memory", own, limit, used, "total_inactive_file")
+    return min(known, default=None)
+
+
+def _left(top: Path, own: str, limit: str, used: str, again: str) -> list[int]:
+    """Bytes left of the limits of a group and of those around it. again: what of the use can be read again."""
+    inner = top / own.strip("/")
+    found = []
+    for group in (inner, *inner.parents):
+        if not group.is_relative_to(top) or not (group / limit).exists() or not (group / used).exists():
+            continue
+        most = (group / limit).read_text().strip()
+        if most.isdigit():  # "max" is none
+            cached = [int(line.split()[1]) for line in _lines(group / "memory.stat") if line.split()[0] == again]
+            found.append(max(0, int(most) - int((group / used).read_text()) + sum(cached)))
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
 
 
 @dataclass(frozen=True)
