@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-vllm test-inspect test-long lint types format controls controls-scenarios bench organism clean
+.PHONY: help demo test test-vllm test-inspect test-long lint types format controls controls-scenarios bench bench-gpu organism clean
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -69,6 +69,9 @@ bench: .venv/ready ## speed and memory against what people would use instead
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.importing
 	$(BIN)/python -m benchmarks.inspect_logs $(if $(wildcard .venv-inspect/ready),--peer .venv-inspect/bin/python)
+
+bench-gpu: .venv/ready ## decoding on a GPU against its memory's bandwidth, for the shapes of two 8B models
+	for shape in llama-3.1-8b qwen3-8b; do $(BIN)/python -m benchmarks.gpu --shape $$shape || exit 1; done
 
 organism: .venv/ready ## train an organism from nothing, in under an hour
 	$(BIN)/python -m toolkit.organism.build --out build/organism --minutes 45

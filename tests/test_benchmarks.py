@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import transformers
 
+from benchmarks import gpu
 from benchmarks.contestants import _generate, hook_loop, ours, plain_copy, published
-from benchmarks.work import Work, random_llama
+from benchmarks.work import Work, random_llama, random_model
 from toolkit.context import Context
 from toolkit.engines.base import Generate, Sampling, run
 from toolkit.engines.local import LocalEngine
@@ -30,3 +32,18 @@ def test_every_contestant_runs_and_a_copy_of_the_model_is_the_model(tmp_path: Pa
     logits = plain_copy(engine)(torch.tensor([prompt])).logits[0, -1]
     assert greedy.tokens[0] == int(logits.argmax())
     assert len(_generate(plain_copy(engine), prompt, 3)) == len(prompt) + 3
+
+
+def test_decoding_is_measured_for_every_shape_that_can_be_made(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(gpu, "SHORT", 2)
+    monkeypatch.setattr(gpu, "LONG", 6)
+    for kind, settings, _ in gpu.SHAPES.values():
+        assert getattr(transformers, kind)(**settings).num_hidden_layers > 1
+    kind, settings, features = gpu.SHAPES["tiny"]
+    random_model(tmp_path, getattr(transformers, kind)(**settings, bos_token_id=0, eos_token_id=1), features)
+    engine, dictionary = LocalEngine(str(tmp_path), device="cpu", dtype="bfloat16"), open_dictionary(tmp_path / "sae")
+    engine.attach(dictionary)
+    engine.tokenizer.stop_tokens = frozenset()  # type: ignore[misc]
+    found = gpu.rows(engine, dictionary, [2], 1e12, "tiny")
+    read = found[0]["bytes_a_step"] - 2 * (gpu.PROMPT + 4) * 2 * 2 * 2 * 16 * 2
+    assert read == sum(p.nbytes for n, p in engine.model.named_parameters() if "embed" not in n)
