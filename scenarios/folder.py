@@ -27,7 +27,7 @@ from toolkit.errors import BadInput, SelfsteerError
 if TYPE_CHECKING:
     from toolkit.engines.base import Engine
 
-PACKAGES = ("torch", "transformers", "sae-lens", "sentence-transformers", "faiss-cpu", "pydantic", "numpy")
+PACKAGES = ("torch", "transformers", "sae-lens", "sentence-transformers", "faiss-cpu", "pydantic", "numpy", "numba")
 ROOT = Path(__file__).parents[1]
 KINDS: dict[str, type] = {
     "scenario": str, "options": dict, "seeds": int, "conditions": list, "hashes": dict, "engine": dict,
