@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config, Qwen3
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from tests.engines.test_local import close, engine_of, random_context, read_all
+from toolkit.engines import loading
 from toolkit.engines.local import LocalEngine
 
 NORM, MLP = "RMSNorm", "MLP"
@@ -70,6 +71,32 @@ def test_a_class_that_computes_something_else_is_given_back(tiny_llama: Path, mo
     engine, plain = engines(tiny_llama, monkeypatch)
     assert taken(engine) == {"LlamaRMSNorm", "LlamaAttention"}
     alike(engine, plain)
+
+
+class Adapted(torch.nn.Linear):
+    """A linear layer that computes a little more than its weight says, as one with an adapter does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + 1e-5 * x[..., :1]
+
+
+@pytest.mark.parametrize(("of", "left"), [("mlp.up_proj", "LlamaMLP"), ("self_attn.k_proj", "LlamaAttention")], ids=str)
+def test_layers_that_are_more_than_their_weight_are_left_alone(tiny_llama: Path, monkeypatch, of: str, left) -> None:
+    load = loading.load
+
+    def adapted(*given):
+        model, tokenizer = load(*given)
+        model.model.layers[2].get_submodule(of).__class__ = Adapted
+        return model, tokenizer
+
+    monkeypatch.setattr(loading, "load", adapted)
+    engine, _ = engines(tiny_llama, monkeypatch)
+    layers = [
+        {type(part).__name__ for part in layer.modules() if "forward" in vars(part)} - {"Linear"}
+        for layer in engine.model.model.layers
+    ]
+    everything = {"LlamaRMSNorm", "LlamaMLP", "LlamaAttention"}
+    assert layers == [everything, everything, everything - {left}, everything]
 
 
 @pytest.mark.parametrize("options", [{"dtype": "float64"}, {"dtype": "bfloat16"}], ids=str)

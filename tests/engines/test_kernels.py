@@ -100,6 +100,32 @@ def test_what_is_not_finite_stays_visible() -> None:
     assert np.isnan(kernels_norm(np.array([[np.inf, 1.0], [1, 2]], np.float32))[0]).any()
 
 
+@pytest.mark.parametrize("where", range(53))
+def test_a_single_key_that_is_not_a_number_is_visible(where: int) -> None:
+    query, keys, values, lanes, _, *rest = made(1, 1, (4, 4), 8, 8, 1.0, 1 << 62, 0.0)
+    keys[:, :, where, 3] = np.nan
+    for end, visible in ((52, True), (where - 1, False)):
+        if end >= 0:
+            found = attended(query, keys, values, lanes, np.array([end]), *rest)
+            assert np.isnan(found).all() == np.isnan(found).any() == visible
+
+
+@pytest.mark.parametrize("far", [-1e4, -200.0, -np.inf])
+def test_a_key_far_below_the_best_weighs_nothing(far: float) -> None:
+    keys, values = (np.zeros((1, 1, 9, 2), np.float32) for _ in range(2))
+    keys[0, 0, :8], values[0, 0, :8] = far, 3e38
+    query, lanes, positions = np.ones((1, 1, 2), np.float32), np.zeros(1, np.int64), np.array([8])
+    assert not attended(query, keys, values, lanes, positions, 0.5).any()
+
+
+def test_gates_are_finite_where_torchs_are() -> None:
+    both = np.array([[-1e20, 1e20], [-100, 1e37], [1e20, 1e18]], np.float32)
+    out = np.empty((3, 1), np.float32)
+    kernels.gate(both, out)
+    a, b = torch.from_numpy(both).split(1, 1)
+    np.testing.assert_allclose(out, (silu(a) * b).numpy(), rtol=3e-6, atol=1e-3)
+
+
 def kernels_norm(rows: np.ndarray) -> np.ndarray:
     out = np.empty_like(rows)
     kernels.norm(rows, np.ones(rows.shape[1], np.float32), 1e-6, out)

@@ -38,8 +38,10 @@ def take_over(model: nn.Module, attention: Attention, rows: int, residuals: Call
 
 
 def _is(part: nn.Module, kind: tuple[str, ...]) -> bool:
-    """Whether a part is of one of these classes, of transformers itself: code from elsewhere may bear the name."""
-    return type(part).__name__ in kind and type(part).__module__.startswith("transformers.models.")
+    """Whether a part is of one of these classes, of transformers itself: code from elsewhere may bear the name. What is
+    in it must be plain too: the proof may not see how little an adapter adds."""
+    named = type(part).__name__ in kind and type(part).__module__.startswith("transformers.models.")
+    return named and all(packed.plain(m) for name, m in part.named_children() if name.endswith("_proj"))
 
 
 def _norm(part: Any, _attention: Attention, _rows: int) -> list[nn.Linear]:

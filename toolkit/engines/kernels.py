@@ -49,9 +49,10 @@ _with_bits: Any = intrinsic(_bits)
 
 @compiled
 def _exp(x: Number) -> Number:
-    """exp as a polynomial on +-log(2)/2 times a power of two (the coefficients of Cephes' expf, S. Moshier): libm's is
-    called number by number, which takes most of a small model's attention."""
-    x = min(max(x, f32(-87)), f32(88))  # what lies outside has no whole power of two in a float32
+    """exp of a number that is not above 0, as a polynomial on +-log(2)/2 times a power of two (the coefficients of
+    Cephes' expf, S. Moshier): libm's is called number by number, which takes most of a small model's attention."""
+    nothing = x < f32(-87)  # has no whole power of two in a float32; false for NaN, which stays NaN
+    x = f32(0) if nothing else x
     power = np.rint(x * f32(1.44269504088896341))
     x = x - power * f32(0.693359375) + power * f32(2.12194440e-4)
     y = f32(1.9875691500e-4)
@@ -60,7 +61,8 @@ def _exp(x: Number) -> Number:
     y = y * x + f32(4.1665795894e-2)
     y = y * x + f32(1.6666665459e-1)
     y = y * x + f32(5.0000001201e-1)
-    return (y * x * x + x + f32(1)) * _with_bits((np.int32(power) + np.int32(127)) << np.int32(23))
+    y = (y * x * x + x + f32(1)) * _with_bits((np.int32(power) + np.int32(127)) << np.int32(23))
+    return f32(0) if nothing else y
 
 
 @compiled
@@ -82,7 +84,9 @@ def gate(rows: Floats, out: Floats) -> None:
     width = out.shape[1]
     for t in range(out.shape[0]):
         for i in range(width):
-            out[t, i] = rows[t, width + i] * rows[t, i] / (f32(1) + _exp(-rows[t, i]))
+            a, b = rows[t, i], rows[t, width + i]
+            e = _exp(-abs(a))
+            out[t, i] = (a if a > 0 else a * e) / (f32(1) + e) * b
 
 
 @compiled

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,14 @@ Linear = Callable[[Tensor], Tensor]
 LEAST = 1 << 17  # numbers in a weight from which on packing pays; calls of smaller ones cost more than they save
 
 
+def plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a layer computes its weight and bias and no more: one that is quantised or has an adapter does not."""
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter
+
+
 def copies(model: nn.Module) -> int:
     """Bytes that the model's linear layers take once more, if all of them are packed."""
-    return sum(m.weight.nbytes for m in model.modules() if type(m) is nn.Linear)
+    return sum(m.weight.nbytes for m in model.modules() if plain(m))
 
 
 def pack(model: nn.Module, rows: int, done: Collection[nn.Module] = ()) -> int:
@@ -29,7 +35,7 @@ def pack(model: nn.Module, rows: int, done: Collection[nn.Module] = ()) -> int:
     tests/engines/test_invariance.py). The weights themselves stay where they are, for whoever reads them.
     rows: how many a step usually has. done: layers that have a copy already.
     """
-    found = [m for m in model.modules() if type(m) is nn.Linear and m not in done and _pays(m.weight)]
+    found = [m for m in model.modules() if plain(m) and m not in done and _pays(m.weight)]
     for module in found:
         module.forward = linear(module.weight, module.bias, rows)  # type: ignore[method-assign,assignment]
     return sum(m.weight.nbytes for m in found)
