@@ -48,7 +48,8 @@ def engine() -> InspectEngine:
         if messages[-1].text == "fail":
             raise RuntimeError("no such luck")
         text = " | ".join(f"{m.role}: {m.text}" for m in messages)
-        made = model.ModelOutput.from_content("mockllm", text, "max_tokens" if "long" in text else "stop")
+        why = {"long": "max_tokens", "full": "model_length", "filtered": "content_filter"}
+        made = model.ModelOutput.from_content("mockllm", text, why.get(messages[-1].text, "stop"))
         made.usage = model.ModelUsage()  # else it counts tokens with a tokenizer from the network
         return made
 
@@ -72,6 +73,12 @@ def test_many_are_asked_at_once_and_a_failure_is_its_own(engine: InspectEngine) 
     assert (first.why, long.why) == ("stop", "length") and "no such luck" in str(failed.error)
     assert sum(first.steered.values()) == len(asked("one").context) + len(first.tokens)
     assert engine.poll() == []
+
+
+def test_an_answer_says_why_it_ended_and_one_that_was_withheld_is_none(engine: InspectEngine) -> None:
+    full, filtered = answered(engine, asked("full"), asked("filtered"))
+    assert isinstance(full, Completion) and full.why == "window"
+    assert isinstance(filtered, Failure) and "withholds" in str(filtered.error)
 
 
 def test_what_needs_the_inside_of_a_model_is_refused(engine: InspectEngine) -> None:

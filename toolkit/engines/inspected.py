@@ -11,7 +11,17 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from toolkit.engines.base import Completion, Failure, Generate, ModelInfo, Request, Result, Tokenizer, check_request
+from toolkit.engines.base import (
+    Completion,
+    Failure,
+    Generate,
+    ModelInfo,
+    Request,
+    Result,
+    Tokenizer,
+    Why,
+    check_request,
+)
 from toolkit.engines.scripted import ASSISTANT, END, OPENING, USER, ByteTokenizer
 from toolkit.errors import BadInput, SelfsteerError, SteeringError, Unsupported
 from toolkit.randomness import stream
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
     from toolkit.dictionary import FeatureDictionary
 
 ABREAST = 32
+ENDS: dict[str, Why] = {"max_tokens": "length", "model_length": "window"}  # else it stopped by itself
 ROLES = {OPENING: "system", USER: "user", ASSISTANT: "assistant"}
 
 
@@ -100,10 +111,12 @@ class InspectEngine:
         answered = await self._model.generate(messages(request.context.tokens), config=config)
         if answered.error:
             raise SelfsteerError(f"{self.info.name}: {answered.error}")
+        if answered.stop_reason == "content_filter":
+            raise SelfsteerError(f"{self.info.name} said something that its provider withholds; it is no whole answer")
         tokens = (*self.tokenizer.encode(answered.completion), END)
         steered = {**request.context.steered()}
         steered[NO_STEERING] = steered.get(NO_STEERING, 0) + len(tokens)
-        return Completion(tokens, "length" if answered.stop_reason == "max_tokens" else "stop", steered)
+        return Completion(tokens, ENDS.get(answered.stop_reason, "stop"), steered)
 
 
 def messages(tokens: Sequence[int]) -> list[Any]:
