@@ -276,6 +276,7 @@ def _scarce(engine: LocalEngine, shortages: list[str]) -> None:
 @pytest.fixture()
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toolkit.engines.memory.PLACES", PLACES)  # so that lanes grow in so short a window
+    monkeypatch.setattr("toolkit.engines.jobs.WORTH", 2)  # and requests wait for what another computes
     AnyOrder.folder = make_tiny_llama(tmp_path / "model", window=WINDOW)
     model = AutoModelForCausalLM.from_pretrained(AnyOrder.folder, dtype=torch.float64)
     AnyOrder.reference = Reference(model, (DICTIONARY, TWO_LAYERS, LATER))
@@ -286,3 +287,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", [AnyOrder, AnyOrderInFloat32])
 def test_whatever_the_order_each_answer_is_its_own(machine: None, kind: type[AnyOrder]) -> None:
     run_state_machine_as_test(kind, settings=settings(max_examples=8, stateful_step_count=30))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [AnyOrder, AnyOrderInFloat32])
+def test_whatever_the_order_for_longer(machine: None, kind: type[AnyOrder]) -> None:
+    run_state_machine_as_test(kind, settings=settings(max_examples=150, stateful_step_count=40))

@@ -5,6 +5,8 @@ All in float64. That it agrees with plain transformers is in test_contract.py; t
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,15 @@ def test_a_stop_token_without_an_embedding_is_no_dead_canary(tmp_path: Path) -> 
     model.save_pretrained(folder)
     engine = LocalEngine(str(folder), device="cpu")
     engine.attach(random_dictionary(layers=(0,)))
+
+
+def test_an_engine_that_is_gone_holds_no_memory(tiny_llama: Path) -> None:
+    engine = engine_of(tiny_llama)
+    run(engine, Generate(Context().append([0, 1]), Sampling(0, 1, 2)))
+    held = [weakref.ref(part) for part in (engine._store, engine.model)]
+    del engine
+    gc.collect()
+    assert [part() for part in held] == [None, None]
 
 
 def test_an_unknown_model_says_what_to_give() -> None:

@@ -5,6 +5,7 @@ Knows no requests, no sampling and no schedule.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,8 @@ class Forward:
         self._wanted: frozenset[int] = frozenset()
         self._fired: set[int] = set()
         name = f"selfsteer_{id(self)}"
-        AttentionInterface.register(name, attention.as_attention_function(self._attention))
+        ours: Any = weakref.proxy(self._attention)  # transformers never forgets it, and it has all the kept KV
+        AttentionInterface.register(name, attention.as_attention_function(ours))
         model.set_attn_implementation(name)
         for layer, block in enumerate(loading.decoder_blocks(model)):
             block.register_forward_hook(self._hook(layer))
