@@ -177,6 +177,12 @@ def test_a_stop_token_without_an_embedding_is_no_dead_canary(tmp_path: Path) -> 
     engine.attach(random_dictionary(layers=(0,)))
 
 
+@pytest.mark.parametrize("option", ["most_rows", "chunk"])
+def test_an_engine_that_could_do_nothing_is_refused(tiny_llama: Path, option: str) -> None:
+    with pytest.raises(BadInput, match=f"{option} is 0"):
+        engine_of(tiny_llama, **{option: 0})
+
+
 def test_an_engine_that_is_gone_holds_no_memory(tiny_llama: Path) -> None:
     engine = engine_of(tiny_llama)
     run(engine, Generate(Context().append([0, 1]), Sampling(0, 1, 2)))

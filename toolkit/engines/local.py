@@ -67,6 +67,9 @@ class LocalEngine:
         self.device = loading.pick_device(device)
         if dtype is not None and dtype not in loading.DTYPES:
             raise BadInput(f"dtype {dtype!r} is unknown; use one of {', '.join(loading.DTYPES)}")
+        for option, value in {"most_rows": most_rows, "chunk": chunk}.items():
+            if value < 1:
+                raise BadInput(f"{option} is {value}, with which nothing is ever computed; use 1 or more")
         cpu = self.device.type == "cpu"
         kind = loading.DTYPES[dtype or ("float32" if cpu else "bfloat16")]
         self.model, self.tokenizer = loading.load(model, self.device, kind, trust_remote_code)
