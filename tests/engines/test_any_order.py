@@ -150,7 +150,6 @@ class AnyOrder(RuleBasedStateMachine):
     def forget(self) -> None:
         self.engine.forget()
 
-    @precondition(lambda self: not self.shortages)
     @rule(rollouts=st.integers(1, 3), tokens=st.integers(1, WINDOW))
     def prepare(self, rollouts: int, tokens: int) -> None:
         self.engine.prepare(rollouts, tokens)

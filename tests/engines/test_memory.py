@@ -152,10 +152,11 @@ ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried 1 bytes"),
     MemoryError("Unable to allocate 2.00 GiB for an array"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["cuda", "torch on a cpu", "numpy"])
+@pytest.mark.parametrize("error", ERRORS, ids=["cuda", "torch on a cpu", "numpy", "cublas"])
 @pytest.mark.parametrize("most", [40, 5, 1], ids=lambda n: f"{n} tokens a pass")
 def test_out_of_memory_costs_time_and_no_token_and_is_said(tiny_llama, monkeypatch, error, most) -> None:
     said: list[str] = []
@@ -230,6 +231,25 @@ def test_what_does_not_fit_at_all_is_a_clear_error_and_the_engine_lives_on(tiny_
     assert (engine.most_rows, engine.chunk) == (1, 1)
     same = Generate(Context().append([0, 5, 9]), Sampling(0, 1, 4))
     assert run(engine, same).tokens == run(engine_of(tiny_llama), same).tokens
+
+
+def test_room_that_cannot_be_made_ahead_is_made_as_it_is_needed(tiny_llama: Path, monkeypatch) -> None:
+    said: list[str] = []
+    engine = engine_of(tiny_llama, say=said.append)
+    run(engine, Generate(random_context(1), Sampling(0, 1, 3)))
+    with monkeypatch.context() as patch:
+        scarce_room = iter([ERRORS[0]])
+        plain = engine._store._moved
+
+        def moved(*args):
+            for error in scarce_room:
+                raise error
+            return plain(*args)
+
+        patch.setattr(engine._store, "_moved", moved)
+        assert engine.prepare(40, 200).rollouts == 40
+    assert len(said) == 1 and "no room is made ahead" in said[0]
+    assert outcome(engine) == outcome(engine_of(tiny_llama))
 
 
 def test_other_errors_are_not_taken_for_a_shortage(tiny_llama, monkeypatch) -> None:

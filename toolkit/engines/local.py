@@ -145,21 +145,25 @@ class LocalEngine:
         """What `rollouts` abreast of up to `tokens` tokens will take; makes room for as many of them as fit."""
         config = loading.text_config(self.model)
         kind = loading.DTYPES[self.info.dtype]
-        wide = getattr(config, "intermediate_size", None) or 4 * self.info.d_model
-        drawn = 5 * min(rollouts, self.most_rows) * self.info.vocabulary * 4  # logits, and what sampling makes of them
         forecast = memory.Forecast(
             rollouts,
             min(tokens, self.info.window),
             self._store.token_bytes() or memory.token_bytes(config, kind),
             self._weights,
-            drawn + self.chunk * (4 * wide + 8 * self.info.d_model) * kind.itemsize,
+            memory.step_bytes(config, kind, min(rollouts, self.most_rows), self.chunk),
             self.info.device,
             0 if self.device.type == "cpu" else self._store.bytes(),  # pages that nobody wrote take no room on a CPU
             self._store.budget,
             self._store.host_budget,
             memory.free_bytes(self.device),
         )
-        self._store.reserve(memory.lanes(forecast.abreast), forecast.tokens)
+        try:
+            self._store.reserve(memory.lanes(forecast.abreast), forecast.tokens)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+            self._store.shrink()
+            self._said("no room is made ahead, but as it is needed")
         return forecast
 
     @torch.no_grad()

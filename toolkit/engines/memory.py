@@ -38,6 +38,13 @@ def token_bytes(config: Any, dtype: torch.dtype) -> int:
     return int(2 * config.num_hidden_layers * kept * width * dtype.itemsize)
 
 
+def step_bytes(config: Any, dtype: torch.dtype, rows: int, chunk: int) -> int:
+    """Bytes of one step's activations, an upper estimate: `chunk` tokens on their way through a block, the logits of
+    `rows`, and what sampling makes of them. config: as for token_bytes."""
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return int(5 * rows * config.vocab_size * 4 + chunk * (4 * wide + 8 * config.hidden_size) * dtype.itemsize)
+
+
 def free_bytes(device: torch.device) -> int | None:
     """Bytes that can still be had on a device, the allocator's own reserve included; None where nobody tells."""
     if device.type == "cuda":
@@ -153,7 +160,7 @@ def ran_out(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory")
+        sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
     )
 
 
