@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.engines.contract import everything
-from tests.engines.test_local import DICTIONARY, engine_of, random_context, random_steering
+from tests.engines.test_local import DICTIONARY, engine_of, random_context, random_steering, read_all
+from tests.engines.test_models import folder_of
 from toolkit.context import Context
 from toolkit.engines.base import Completion, Generate, Sampling, run
 from toolkit.steering import MODES, Intervention, Mode, Steering
@@ -103,6 +104,21 @@ def test_kept_kv_and_kv_recomputed_from_the_transcript_have_the_same_bits(fresh)
     assert rounds[1][1].reused > 0
     for request, before in rounds:
         assert same_bits(before, run(fresh(), request))
+
+
+@pytest.mark.parametrize("of", [1, 3])
+@pytest.mark.parametrize("activation", ["silu", "gelu_pytorch_tanh", "gelu", "gelu_new", "quick_gelu"])
+def test_no_activation_tells_how_many_tokens_a_step_has(tiny_llama: Path, tmp_path: Path, activation, of) -> None:
+    """torch computes the numbers left over by registers otherwise than the rest; each thread leaves some."""
+    shape = {"hidden_act": activation, "intermediate_size": 90 if of == 1 else 352}
+    folder = folder_of("olmo", shape, tiny_llama, tmp_path / "model")
+    before = torch.get_num_threads()
+    try:
+        one, other = (engine_of(folder, dtype="float32", threads=of, chunk=n) for n in (1024, 33))
+        context = Context().append([(7 * i + 1) % 250 for i in range(200)])
+        assert torch.equal(read_all(one, context), read_all(other, context))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_engine_says_whether_it_is_invariant(fresh, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import silu
 
-from toolkit.engines import kernels
+from toolkit.engines import fused, kernels
 
 
 def numbers(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
@@ -144,6 +144,20 @@ def test_norms_and_gates_are_torchs(width: int) -> None:
     kernels.gate(both, gated)
     a, b = torch.from_numpy(both).split(width, 1)
     np.testing.assert_allclose(gated, (silu(a) * b).numpy(), rtol=3e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["silu", "quick_gelu", "gelu_pytorch_tanh"])
+def test_activations_are_transformers(name: str) -> None:
+    from transformers.activations import ACT2FN
+
+    module = ACT2FN[name]
+    given = torch.from_numpy(numbers(np.random.default_rng(0), 2, 5, 37, scale=20))
+    given[0, 0, :4] = torch.tensor([float("nan"), 0.0, 1e15, -1e15])
+    there = module(given)
+    fused.activate_by_row(module)
+    np.testing.assert_allclose(module(given), there, rtol=3e-6, atol=1e-6)
+    np.testing.assert_array_equal(module(given.transpose(0, 1)), module(given).transpose(0, 1))
+    assert torch.equal(module(given[1:]), module(given)[1:])
 
 
 def test_turned_queries_and_keys_are_transformers() -> None:

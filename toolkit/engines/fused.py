@@ -6,7 +6,9 @@ schedule.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from toolkit.engines import kernels, packed
 from toolkit.engines.attention import Attention
 
+TRANSFORMERS = "transformers."
 CLOSE = 1e-3  # how far residuals may move, over their root mean square; rounding moves them by far less
 
 
@@ -37,10 +40,26 @@ def take_over(model: nn.Module, attention: Attention, rows: int, residuals: Call
     return done
 
 
+def activate_by_row(model: nn.Module) -> None:
+    """Have a kernel compute the activations below: torch's last bits tell how many tokens are computed together."""
+    for part in model.modules():
+        if (shape := ACTIVATIONS.get(type(part).__name__)) and type(part).__module__.startswith(
+            ("torch.", TRANSFORMERS)
+        ):
+            part.forward = partial(_activated, *shape)
+
+
+def _activated(slope: float, bend: float, x: Tensor) -> Tensor:
+    given = x.contiguous()
+    out = torch.empty_like(given)
+    kernels.activate(given.flatten(0, -2).numpy(), slope, bend, out.flatten(0, -2).numpy())
+    return out
+
+
 def _is(part: nn.Module, kind: tuple[str, ...]) -> bool:
     """Whether a part is of one of these classes, of transformers itself: code from elsewhere may bear the name. What is
     in it must be plain too: the proof may not see how little an adapter adds."""
-    named = type(part).__name__ in kind and type(part).__module__.startswith("transformers.models.")
+    named = type(part).__name__ in kind and type(part).__module__.startswith(TRANSFORMERS + "models.")
     return named and all(packed.plain(m) for name, m in part.named_children() if name.endswith("_proj"))
 
 
@@ -90,4 +109,12 @@ KINDS: dict[tuple[str, ...], Callable[[Any, Attention, int], list[nn.Linear]]] =
     ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"): _norm,
     ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"): _gated,
     ("LlamaAttention",): _rotary,
+}
+
+# activations that are x sigmoid(slope (x + bend x^3))
+ACTIVATIONS = {
+    "SiLU": (1.0, 0.0),
+    "SiLUActivation": (1.0, 0.0),
+    "QuickGELUActivation": (1.702, 0.0),
+    "GELUTanh": (math.sqrt(8 / math.pi), 0.044715),
 }

@@ -66,6 +66,13 @@ def _exp(x: Number) -> Number:
 
 
 @compiled
+def _gated(x: Number, by: Number) -> Number:
+    """x sigmoid(by), finite where that is."""
+    e = _exp(-abs(by))
+    return (x if by > 0 else x * e) / (f32(1) + e)
+
+
+@compiled
 def norm(rows: Floats, weight: Floats, epsilon: float, out: Floats) -> None:
     """Each row [T, D] over its root mean square, times the weight [D] (Zhang and Sennrich 2019)."""
     width = rows.shape[1]
@@ -84,9 +91,18 @@ def gate(rows: Floats, out: Floats) -> None:
     width = out.shape[1]
     for t in range(out.shape[0]):
         for i in range(width):
-            a, b = rows[t, i], rows[t, width + i]
-            e = _exp(-abs(a))
-            out[t, i] = (a if a > 0 else a * e) / (f32(1) + e) * b
+            out[t, i] = _gated(rows[t, i], rows[t, i]) * rows[t, width + i]
+
+
+@compiled
+def activate(rows: Floats, slope: float, bend: float, out: Floats) -> None:
+    """x sigmoid(slope (x + bend x^3)) of rows [T, I]: silu, and gelu nearly (Hendrycks and Gimpel 2016).
+
+    torch computes the numbers that its registers leave over, at the end of each thread's share, in another way."""
+    for t in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            x = rows[t, i]
+            out[t, i] = _gated(x, f32(slope) * x * (f32(1) + f32(bend) * x * x))
 
 
 @compiled

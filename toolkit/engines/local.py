@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from toolkit.dictionary import FeatureDictionary
-from toolkit.engines import jobs, kv, loading, memory, packed, proof, sampling, table
+from toolkit.engines import fused, jobs, kv, loading, memory, packed, proof, sampling, table
 from toolkit.engines.attention import Span
 from toolkit.engines.base import Failure, Generate, ModelInfo, Request, Result
 from toolkit.engines.forward import Forward
@@ -108,6 +108,8 @@ class LocalEngine:
         self._shortages = 0  # failed tries to compute a step since the last that went well
         self._say = say or (lambda line: print(line, file=sys.stderr, flush=True))
         self.tokens_computed = 0
+        if cpu and kind == torch.float32:
+            fused.activate_by_row(self.model)
         proof.check(self._forward, expected)
         if cpu and packed.copies(self.model) <= PACKED:  # a rule of the model alone: it has the same bits anywhere
             beside = self._forward.take_over(STEP) if kind == torch.float32 else set()
