@@ -145,8 +145,7 @@ class LocalEngine:
 
     def prepare(self, rollouts: int, tokens: int) -> memory.Forecast:
         """What `rollouts` abreast of up to `tokens` tokens will take; makes room for as many of them as fit."""
-        config = loading.text_config(self.model)
-        kind = loading.DTYPES[self.info.dtype]
+        config, kind = loading.text_config(self.model), loading.DTYPES[self.info.dtype]
         forecast = memory.Forecast(
             rollouts,
             min(tokens, self.info.window),
@@ -279,9 +278,8 @@ class LocalEngine:
                 if memory.ran_out(error):
                     raise
                 self._static = None
-                self._say(
-                    f"{self.info.name} cannot be captured ({memory.first_line(error)}); it runs eagerly, and slower"
-                )
+                why = memory.first_line(error)
+                self._say(f"{self.info.name} cannot be captured ({why}); it runs eagerly, and slower")
         return self._forward(tokens, rows, spans, wanted)
 
     def _logits(self, job: Job, count: int, first: int) -> list[Tensor]:
