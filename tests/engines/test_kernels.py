@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,22 @@ from hypothesis import strategies as st
 from torch.nn.functional import silu
 
 from toolkit.engines import fused, kernels
+
+
+def twice(x: float) -> float:
+    return 2 * x
+
+
+def test_loops_run_where_nothing_can_be_kept(monkeypatch) -> None:
+    """On a disk that is full, and with no folder to write to."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    assert kernels.compiled(twice)(3.0) == 6
+    monkeypatch.setattr("numba.core.caching._CacheLocator.ensure_cache_path", full)
+    assert kernels.compiled(twice)(3.0) == 6
 
 
 def numbers(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:

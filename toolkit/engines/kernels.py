@@ -7,11 +7,13 @@ no model, no torch and no requests: arrays in, arrays out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -30,13 +32,20 @@ def usable(tensor: Any) -> bool:
     return bool(tensor.device.type == "cpu" and str(tensor.dtype) == "torch.float32")
 
 
+class _Kept(FunctionCache):
+    """Machine code on disk; where the disk is full, it is made again by the next process."""
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """Machine code of a loop, kept on disk between processes where a folder for it can be written."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": MATH, "error_model": "numpy"}
-    try:
-        return njit(function, cache=True, **options)
-    except RuntimeError:  # nowhere to keep it
-        return njit(function, **options)
+    made = njit(function, nogil=True, fastmath=MATH, error_model="numpy")
+    with suppress(RuntimeError):  # nowhere to keep it
+        made._cache = _Kept(function)
+    return made
 
 
 def _bits(context: Any, bits: Any) -> Any:
