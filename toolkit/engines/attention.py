@@ -259,7 +259,7 @@ def _attention(
     return torch.softmax(scores.float(), -1).to(query.dtype) @ value
 
 
-def as_attention_function(attention: Attention) -> Any:
+def as_attention_function(attention: Callable[..., Tensor]) -> Any:
     """An attention function for transformers' AttentionInterface.
 
     It keeps the keys itself, so the model is called without a cache of its own. Raises Unsupported for models whose

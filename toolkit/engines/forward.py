@@ -44,8 +44,8 @@ class Forward:
         self._wanted: frozenset[int] = frozenset()
         self._fired: set[int] = set()
         name = f"selfsteer_{id(self)}"
-        ours: Any = weakref.proxy(self._attention)  # transformers never forgets it, and it has all the kept KV
-        AttentionInterface.register(name, attention.as_attention_function(ours))
+        ours: Any = weakref.ref(self._attention)  # transformers never forgets it, and it has all the kept KV
+        AttentionInterface.register(name, attention.as_attention_function(lambda *given: ours()(*given)))
         model.set_attn_implementation(name)
         for layer, block in enumerate(loading.decoder_blocks(model)):
             block.register_forward_hook(self._hook(layer))
