@@ -207,16 +207,22 @@ def test_what_cannot_be_opened_says_what_to_give(tmp_path: Path) -> None:
         open_dictionary("vectors.pt")
 
 
-def test_weights_are_held_once(tmp_path: Path) -> None:
-    dictionary = open_sae(saved(make_sae("standard"), tmp_path), unit=1.0)
-    engineless = dictionary.directions.vectors(range(F)), dictionary.reader.encode(torch.zeros(3, D))
-    assert len(engineless) == 2
-    del engineless
+def of_the_weights_size() -> list[torch.Tensor]:
     gc.collect()
-    large = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.shape in ((F, D), (D, F))]
-    held = {o.untyped_storage().data_ptr() for o in large}
+    found = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]  # isinstance would ask dead proxies
+    return [o for o in found if o.shape in ((F, D), (D, F))]
+
+
+def test_weights_are_held_once(tmp_path: Path) -> None:
+    folder = saved(make_sae("standard"), tmp_path)
+    others = of_the_weights_size()  # kept to the end, so that none of their addresses is given out again
+    dictionary = open_sae(folder, unit=1.0)
+    assert len((dictionary.directions.vectors(range(F)), dictionary.reader.encode(torch.zeros(3, D)))) == 2
+    apart = {o.untyped_storage().data_ptr() for o in others}
+    held = {o.untyped_storage().data_ptr() for o in of_the_weights_size()} - apart
     assert dictionary.directions.sae is dictionary.reader.sae
-    assert {dictionary.reader.sae.W_dec.untyped_storage().data_ptr()} <= held
+    weights = dictionary.reader.sae.W_enc, dictionary.reader.sae.W_dec
+    assert held == {weight.untyped_storage().data_ptr() for weight in weights} and len(held) == 2
 
 
 def test_the_key_tells_weights_and_units_apart(tmp_path: Path) -> None:
