@@ -59,10 +59,10 @@ class SaeDirections:
         self.layers: tuple[int, ...] = (layer,)
         self.d_model = int(sae.cfg.d_in)
         self.unit = str(unit)
-        some = sae.W_dec.detach().reshape(-1)[:: max(1, sae.W_dec.numel() // 65_536)].float().cpu().numpy()
+        some = b"".join(_sample(weight) for _, weight in sorted(sae.state_dict().items()))
         settings = {k: v for k, v in sae.cfg.to_dict().items() if k not in ("device", "metadata", "dtype")}
         text = f"{json.dumps(settings, sort_keys=True, default=str)}{layer}{unit}{sae.W_dec.shape}"
-        self.digest = hashlib.sha256(text.encode() + some.tobytes()).hexdigest()[:16]
+        self.digest = hashlib.sha256(text.encode() + some).hexdigest()[:16]
 
     def vectors(self, ids: Sequence[int]) -> Tensor:
         rows = self.sae.W_dec.detach()[list(ids)].float().cpu()
@@ -93,6 +93,11 @@ class SaeDirections:
         if how == "layer_norm":
             return residuals.std(dim=-1, keepdim=True)
         return None
+
+
+def _sample(weight: Tensor) -> bytes:
+    """Up to about 65,536 of a tensor's numbers, evenly apart: SAEs that differ in the encoder alone clamp otherwise."""
+    return weight.detach().reshape(-1)[:: max(1, weight.numel() // 65_536)].float().cpu().numpy().tobytes()
 
 
 BLOCK = 64

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,7 +57,8 @@ class Intervention:
 class Steering:
     """The immutable set of interventions in force. Order of setting does not matter; equal sets are equal.
 
-    Build with `Steering.of(...)`, which sorts and drops duplicates.
+    Build with `Steering.of(...)`, which sorts and drops duplicates. Raises BadInput where one feature is clamped or
+    projected out more than once, whoever set it.
     """
 
     interventions: tuple[Intervention, ...] = ()
@@ -64,6 +66,12 @@ class Steering:
     def __post_init__(self) -> None:
         if list(self.interventions) != sorted(set(self.interventions)):
             raise BadInput("interventions must be sorted and distinct; build them with Steering.of(...)")
+        edits = Counter((i.dictionary, i.feature) for i in self.interventions if i.mode != "add")
+        if twice := [feature for (_, feature), n in edits.items() if n > 1]:
+            raise BadInput(
+                f"feature {twice[0]} is clamped or projected out more than once: it cannot be held at two levels, and"
+                " what is projected out twice would be turned round; remove one of them first"
+            )
 
     @classmethod
     def of(cls, *interventions: Intervention) -> Steering:

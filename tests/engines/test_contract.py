@@ -288,6 +288,13 @@ def test_a_dictionary_that_does_not_fit_is_refused(case: Case) -> None:
         case.engine.attach(replace(inside, reader=replace(inside.reader, layer=9)))
 
 
+def test_a_dictionary_that_reads_another_layer_is_not_taken_for_one_that_is_attached(case: Case) -> None:
+    known = contract.style()
+    with pytest.raises(DictionaryMismatch, match="use an engine for each"):
+        case.engine.attach(replace(known, reader=replace(known.reader, layer=known.reader.layer - 1)))
+    case.engine.attach(known)
+
+
 ONE = Context().append([1])
 UNKNOWN = Steering.of(Intervention("?", 1, 0.3))
 

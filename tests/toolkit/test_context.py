@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from toolkit.context import Context
@@ -18,7 +18,15 @@ interventions = st.builds(
     mode=st.sampled_from(["add", "clamp", "project_out"]),
     source=st.sampled_from(["self", "external", "partner"]),
 )
-steerings = st.lists(interventions, max_size=3).map(lambda some: Steering.of(*some))
+
+
+def possible(some) -> bool:
+    """Whether no feature is clamped or projected out twice."""
+    edited = [(i.dictionary, i.feature) for i in set(some) if i.mode != "add"]
+    return len(edited) == len(set(edited))
+
+
+steerings = st.lists(interventions, max_size=3).filter(possible).map(lambda some: Steering.of(*some))
 segments = st.lists(
     st.tuples(st.lists(st.integers(0, 9), max_size=4), steerings, st.sampled_from(["given", "generated"])), max_size=5
 )
@@ -95,7 +103,7 @@ def test_counts_of_steered_tokens_add_up(context: Context) -> None:
     assert sum(context.steered().values()) == len(context) == len(context.tokens)
 
 
-@given(st.lists(interventions, max_size=4), st.randoms())
+@given(st.lists(interventions, max_size=4).filter(possible), st.randoms())
 def test_order_and_repetition_of_interventions_do_not_matter(some: list[Intervention], random) -> None:
     shuffled = [*some, *some]
     random.shuffle(shuffled)
@@ -116,7 +124,18 @@ def test_steering_survives_json(steering: Steering) -> None:
 
 @given(steerings, interventions)
 def test_with_then_without_is_nothing(steering: Steering, one: Intervention) -> None:
+    assume(possible([*steering, one]))
     assert steering.with_(one).without(one) == steering.without(one)
+
+
+@given(st.lists(interventions, max_size=4))
+def test_a_feature_is_clamped_or_projected_out_once_at_most(some: list[Intervention]) -> None:
+    """Two levels would add up to a third, and two projections turn the direction round."""
+    if possible(some):
+        Steering.of(*some)
+    else:
+        with pytest.raises(BadInput, match="more than once"):
+            Steering.of(*some)
 
 
 @pytest.mark.parametrize(

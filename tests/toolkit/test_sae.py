@@ -231,6 +231,15 @@ def test_the_key_tells_weights_and_units_apart(tmp_path: Path) -> None:
     assert open_sae(saved(make_sae("jumprelu"), tmp_path / "b"), unit=1.0).key != open_sae(folder, unit=1.0).key
 
 
+@pytest.mark.parametrize("weight", ["W_enc", "b_enc", "threshold", "b_dec", "W_dec"])
+def test_the_key_tells_weights_apart_that_only_reading_or_a_clamp_needs(tmp_path: Path, weight: str) -> None:
+    sae = make_sae("jumprelu")
+    before = open_sae(saved(sae, tmp_path / "a"), unit=1.0).key
+    with torch.no_grad():
+        sae.get_parameter(weight)[-1] += 1
+    assert open_sae(saved(sae, tmp_path / "b"), unit=1.0).key != before
+
+
 @pytest.mark.parametrize("architecture", ["standard", "topk"])
 def test_a_token_has_the_same_activation_in_any_block(architecture: str) -> None:
     """Its last bits too: matrix kernels for few rows round differently, so no block may be left with few."""

@@ -74,7 +74,8 @@ class SteeringTable:
                 self.generation += 1
 
     def attach(self, dictionary: FeatureDictionary) -> None:
-        """Raises DictionaryMismatch if its width or layers do not fit the model."""
+        """Raises DictionaryMismatch if its width or layers do not fit the model, or if one that is attached differs from
+        it in the layer that it reads alone."""
         directions = dictionary.directions
         if directions.d_model != self.d_model:
             raise DictionaryMismatch(
@@ -87,7 +88,12 @@ class SteeringTable:
             raise DictionaryMismatch(
                 f"dictionary {dictionary.name} acts on layer {outside[0]}, the model has 0 to {self.n_layers - 1}"
             )
-        self._dictionaries[dictionary.key] = dictionary
+        known = self._dictionaries.setdefault(dictionary.key, dictionary)
+        if known.reader.layer != dictionary.reader.layer:
+            raise DictionaryMismatch(
+                f"dictionary {dictionary.name} steers as {known.name} does and reads layer {dictionary.reader.layer},"
+                f" not {known.reader.layer}; INSPECT could not tell them apart, so use an engine for each"
+            )
         for layer in directions.layers:
             if layer not in self._edits:
                 self._deltas[layer, ""] = self._empty()
