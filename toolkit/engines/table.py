@@ -74,8 +74,8 @@ class SteeringTable:
                 self.generation += 1
 
     def attach(self, dictionary: FeatureDictionary) -> None:
-        """Raises DictionaryMismatch if its width or layers do not fit the model, or if one that is attached differs from
-        it in the layer that it reads alone."""
+        """Raises DictionaryMismatch if its width or layers do not fit the model, or if one that is attached differs
+        from it in the layer that it reads alone."""
         directions = dictionary.directions
         if directions.d_model != self.d_model:
             raise DictionaryMismatch(
