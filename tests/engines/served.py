@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ def answer(plan: Plan) -> Outcome:
 class ScriptedCore:
     """Takes `steps` steps for a plan. A plan of token 13 breaks the step, one of 14 is refused, 15 never ends.
 
-    With one of token 16 a step does not end, with one of 17 it ends by an error that nobody has foreseen.
+    With one of token 16 a step does not end, with one of 17 it ends by an error that nobody has foreseen. While
+    `going` is not set, no step ends.
     """
 
     def __init__(self, steps: int = 2, name: str = "tiny") -> None:
@@ -45,7 +46,8 @@ class ScriptedCore:
         self.steps, self.left, self.plans = steps, {}, {}
         self.cancelled: list[str] = []
         self.seen = 0
-        self.released = threading.Event()
+        self.released, self.going = threading.Event(), threading.Event()
+        self.going.set()
 
     def submit(self, plan: Plan) -> None:
         if plan.tokens[0] == 14:
@@ -55,6 +57,7 @@ class ScriptedCore:
 
     def step(self) -> list[tuple[str, Outcome | Exception]]:
         time.sleep(0.001)
+        self.going.wait()
         if any(plan.tokens[0] == 13 for plan in self.plans.values()):
             self.plans, self.left = {}, {}
             raise SteeringError("a thirteen came")
@@ -71,8 +74,8 @@ class ScriptedCore:
 
     def cancel(self, *names: str) -> None:
         for name in names:
-            self.cancelled.append(name)
             del self.plans[name], self.left[name]
+            self.cancelled.append(name)  # last: who waits for it looks at the plans next
 
 
 @dataclass
@@ -98,6 +101,7 @@ def serving(number: int, **options: Any) -> Iterator[list[Here]]:
     yield some
     for one in some:
         one.core.released.set()
+        one.core.going.set()
         one.server.shutdown()
         one.server.server_close()
 
@@ -127,8 +131,23 @@ class Process:
         self.process.wait()
 
 
+def until(true: Callable[[], object]) -> None:
+    """Wait for what must come, and not for a time in which it should. Fails after a minute without it."""
+    last = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < last, "it has not come in a minute"
+        time.sleep(0.001)
+
+
 def some_plans(n: int, most: int = 3) -> list[Plan]:
     return [Plan(f"{i}-0", (20 + i, 5), (Row(), Row({1: np.full(4, i, np.float32)})), most=most) for i in range(n)]
+
+
+def given_up(fleet: Fleet, why: str) -> dict[str, Outcome | Exception]:
+    """What comes back of a fleet that loses its patience once it has found out this of a server, however late."""
+    until(lambda: any(why in address.why for address in fleet._addresses))
+    fleet.patience_s = 0.0
+    return finish(fleet)
 
 
 def finish(fleet: Fleet) -> dict[str, Outcome | Exception]:

@@ -11,7 +11,6 @@ import http.server
 import json
 import socket
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engines.served import ABOUT, Here, assert_all_answered, finish, some_plans
+from tests.engines.served import ABOUT, Here, assert_all_answered, finish, some_plans, until
 from toolkit.engines import vllm_client
 from toolkit.engines.vllm_client import checked
 from toolkit.engines.vllm_http import Fleet
@@ -31,10 +30,15 @@ from toolkit.errors import BadInput, Unreachable, Unsupported
 
 def test_plans_are_shared_out_and_each_gets_its_own_answer(here: list[Here]) -> None:
     fleet, plans = Fleet([one.url for one in here], "tiny"), some_plans(40)
+    for one in here:
+        one.core.going.clear()
     for plan in plans:
         fleet.submit(plan)
+    until(lambda: sum(address.busy for address in fleet._addresses) == 40)
+    for one in here:
+        one.core.going.set()
     assert_all_answered(finish(fleet), plans)
-    assert min(one.core.seen for one in here) >= 10
+    assert [one.core.seen for one in here] == [20, 20]
     assert fleet.poll() == []
 
 
@@ -77,12 +81,11 @@ def test_a_cancelled_plan_is_cancelled_on_its_server(here: list[Here]) -> None:
     other = Plan("2-0", (30,))
     fleet.submit(other)
     assert [name for name, _ in fleet.poll()] == ["2-0"]
+    until(lambda: here[0].core.seen == 2)
     fleet.cancel("1-0", "unknown")
     assert fleet.poll() == []
-    until = time.monotonic() + 10
-    while not here[0].core.cancelled and time.monotonic() < until:
-        time.sleep(0.01)
-    assert here[0].core.cancelled and not here[0].core.plans
+    until(lambda: here[0].core.cancelled)
+    assert not here[0].core.plans
 
 
 # ------------------------------------------------------------------ refused at the start
@@ -107,10 +110,11 @@ def test_servers_that_differ_are_refused(here: list[Here], key: str) -> None:
 
 
 def test_a_server_that_is_not_there_is_refused() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    with pytest.raises(Unreachable, match=f"127.0.0.1:{port} does not answer"):
-        Fleet([f"http://127.0.0.1:{port}"], "tiny")
+    with socket.socket() as deaf:  # bound and not listening: nobody else can take the port meanwhile
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        with pytest.raises(Unreachable, match=f"127.0.0.1:{port} does not answer"):
+            Fleet([f"http://127.0.0.1:{port}"], "tiny")
 
 
 def test_a_web_server_that_is_not_ours_is_refused() -> None:
@@ -140,7 +144,7 @@ def test_addresses() -> None:
 
 def posted(here: Here, path: str, body: bytes, size: int | None = None) -> tuple[int, dict[str, Any]]:
     """The status and the JSON of the answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", here.server.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", here.server.server_port, timeout=60)
     connection.request("GET", "/about")
     started = json.loads(connection.getresponse().read())["started"]
     connection.close()

@@ -98,10 +98,10 @@ class Service:
             for name, found in self.core.step():
                 self._waiting.pop(name).put(found)
         except errors.SteeringError as error:
+            self.started = secrets.token_hex(8)  # before anybody hears: who asks again asks what this is now
             for answer in self._waiting.values():
                 answer.put(errors.Unreachable(str(error)))
             self._waiting = {}
-            self.started = secrets.token_hex(8)  # whoever asks again before the end asks what this is now
             self.broken()
         finally:
             self._stepping_since = None
