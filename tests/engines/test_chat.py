@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from toolkit.engines.chat import PLAIN, ChatTokenizer
+from toolkit.engines.chat import ChatTokenizer
 from toolkit.errors import BadInput
 
 TEMPLATES = {
@@ -66,12 +66,21 @@ def test_a_content_cannot_close_its_own_turn(tiny_llama: Path, text: str, specia
 def test_no_template_and_no_system_role_are_met(tiny_llama: Path) -> None:
     base = tokenizer(tiny_llama)
     base.chat_template = None
-    assert "User: hi\nAssistant:" in ChatTokenizer(base).decode(ChatTokenizer(base).opening("", "hi"))
+    chat = ChatTokenizer(base)
+    assert chat.decode(chat.opening("", "hi")) == "User: hi\nAssistant:"
+    assert chat.decode(chat.opening("Be brief.", "hi")) == "Be brief.\n\nUser: hi\nAssistant:"
     strict = tokenizer(tiny_llama, "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no') }}"
                                    "{% endif %}<|user|>{{ m['content'] }}<|end|>{% endfor %}")  # fmt: skip
     opening = ChatTokenizer(strict).opening("Be brief.", "hi")
     assert strict.decode(list(opening)) == "<|user|>Be brief.\n\nhi<|end|>"
-    assert PLAIN
+
+
+@pytest.mark.parametrize(("eos", "ends"), [(None, set()), (2, {2}), ([2, 3], {2, 3})], ids=str)
+def test_whatever_the_model_says_ends_a_response_is_a_stop_token(tiny_llama: Path, eos, ends) -> None:
+    inner = tokenizer(tiny_llama)
+    assert ChatTokenizer(inner, eos).stop_tokens == ends | {inner.eos_token_id}
+    inner.eos_token = None  # then what closes a turn of the template ends it
+    assert ChatTokenizer(inner, eos).stop_tokens == ends | {inner.convert_tokens_to_ids("<|end|>")}
 
 
 def test_a_template_that_drops_messages_is_refused(tiny_llama: Path) -> None:

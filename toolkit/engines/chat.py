@@ -40,18 +40,21 @@ class Wrapping:
 
 
 class ChatTokenizer:
-    """A Hugging Face tokenizer with its chat template, as the engine contract wants it (see base.Tokenizer)."""
+    """A Hugging Face tokenizer with its chat template, as the engine contract wants it (see base.Tokenizer).
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos: Sequence[int] = ()) -> None:
+    eos: what the model's generation configuration says ends a response: one token, several or none.
+    Raises BadInput for a template that drops, repeats or alters a message.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos: int | Sequence[int] | None = None) -> None:
         self._tokenizer = tokenizer
         self._special = _special(tokenizer)
         self.has_template = bool(getattr(tokenizer, "chat_template", None))
         self._around = _cut(tokenizer, None if self.has_template else PLAIN)
-        stops = {*eos} | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
-        closing = self._ids(self._around.close)
-        if closing:
-            stops.add(closing[0])
-        self.stop_tokens: frozenset[int] = frozenset(int(s) for s in stops)
+        ends = [*eos] if isinstance(eos, Sequence) else [eos]
+        closing = self._ids(self._around.close)[:1]
+        known = (token for token in (*ends, tokenizer.eos_token_id, *closing) if token is not None)
+        self.stop_tokens: frozenset[int] = frozenset(map(int, known))
 
     def opening(self, system: str, text: str) -> tuple[int, ...]:
         a = self._around

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.engines.memory import places
+from toolkit.engines import memory
 
 STALE = 6  # times the number of lanes: acquired and released so often since, a lane is taken to be out of use
 
@@ -139,7 +139,7 @@ class KVStore:
         if self.budget is None or not token:
             return 1 << 30
         longest = max(longest, *(lane.longest for lane in self.lanes if lane.busy), 1)
-        return max(1, self.budget // (token * max(places(longest), self._places())))
+        return max(1, self.budget // (token * max(memory.places(longest), self._most_places())))
 
     def release(self, lane: Lane) -> None:
         self._clock += 1
@@ -165,7 +165,7 @@ class KVStore:
         before = self.bytes()
         self._reserved = (0, 0)
         self._give_up(0)
-        self._shape(len(self.lanes), places(max((lane.length for lane in self.lanes), default=0)))
+        self._shape(len(self.lanes), memory.places(max((lane.length for lane in self.lanes), default=0)))
         return before - self.bytes()
 
     def _give_up(self, keep: int) -> None:
@@ -182,7 +182,7 @@ class KVStore:
                 self.lanes[last.index] = last
         most = max(keep, len(self.lanes))
         if self.budget is not None and self._lanes() > most:
-            self._shape(most, self._places())
+            self._shape(most, self._most_places())
 
     def _park(self, lane: Lane) -> None:
         """Move what an idle lane holds to the host, where it may crowd out what was used less recently."""
@@ -200,10 +200,10 @@ class KVStore:
     def reserve(self, lanes: int, tokens: int) -> None:
         """Make room for so many lanes of so many tokens at once, as far as the budget goes. From now on there are more
         lanes only while more contexts than that are in use."""
-        self._reserved = (min(lanes, self.affordable(tokens)), places(tokens))
+        self._reserved = (min(lanes, self.affordable(tokens)), memory.places(tokens))
         self._give_up(self.affordable(tokens))
         if self._keys:
-            self._shape(max(len(self.lanes), self._reserved[0]), max(self._places(), self._reserved[1]))
+            self._shape(max(len(self.lanes), self._reserved[0]), max(self._most_places(), self._reserved[1]))
 
     def bytes(self) -> int:
         return sum(t.nbytes for t in self._stores())
@@ -222,7 +222,7 @@ class KVStore:
 
     @property
     def places(self) -> int:
-        """Tokens that every lane has room for."""
+        """Tokens that every lane has room for, at every layer."""
         return min((store.shape[2] for store in self._stores()), default=0)
 
     def fit(self, longest: int) -> int:
@@ -272,7 +272,7 @@ class KVStore:
 
     def _grown(self, store: Tensor, longest: int) -> Tensor:
         lanes, capacity = store.shape[0], store.shape[2]
-        wanted = max(capacity, self._reserved[1], places(longest))
+        wanted = max(capacity, self._reserved[1], memory.places(longest))
         # room for twice as many, unless that would break the budget
         most = max(len(self.lanes), self.affordable(wanted))
         more = lanes if len(self.lanes) <= lanes else min(max(len(self.lanes), 2 * lanes, self._reserved[0]), most)
@@ -297,7 +297,7 @@ class KVStore:
         target.length = 0
         if target.index >= self._lanes() or length > self.places:
             wanted = min(max(len(self.lanes), 2 * self._lanes()), max(len(self.lanes), self.affordable(length)))
-            self._shape(wanted, max(self._places(), places(length)))
+            self._shape(wanted, max(self._most_places(), memory.places(length)))
         for number, store in enumerate(self._stores()):
             held = source.parked[number] if source.parked else store[source.index]
             store[target.index, :, :length] = held[:, :length]
@@ -309,7 +309,8 @@ class KVStore:
     def _lanes(self) -> int:
         return min((store.shape[0] for store in self._stores()), default=0)
 
-    def _places(self) -> int:
+    def _most_places(self) -> int:
+        """At the layer with the most: they differ after memory ran out on the way from one to the next."""
         return max((store.shape[2] for store in self._stores()), default=0)
 
 

@@ -62,8 +62,7 @@ def load(
     model.to(device)  # type: ignore[arg-type]  # transformers' stub of .to lacks the device
     model.eval().requires_grad_(False)
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
-    stops = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    return model, ChatTokenizer(tokenizer, stops)
+    return model, ChatTokenizer(tokenizer, eos)
 
 
 def text_config(model: PreTrainedModel) -> Any:
@@ -134,12 +133,17 @@ def exact_logits(model: PreTrainedModel, residuals: Tensor) -> Tensor:
 
 
 def _finished(model: PreTrainedModel, logits: Tensor) -> Tensor:
-    """Scaling and soft cap, where the configuration has them (Cohere, Granite, Gemma 2)."""
-    config = text_config(model)
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
+    scale, cap = logit_scale_and_cap(model)
     logits = logits * scale if scale != 1.0 else logits
     return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def logit_scale_and_cap(model: PreTrainedModel) -> tuple[float, float | None]:
+    """What logits are multiplied by and, after that, the soft cap that tanh squashes them to: where the configuration
+    has them (Cohere, Granite; Gemma 2), else 1 and None."""
+    config = text_config(model)
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    return scale, getattr(config, "final_logit_softcapping", None)
 
 
 def digest(model: PreTrainedModel) -> str:

@@ -220,11 +220,11 @@ class NnsightEngine:
 def _layout(module: Any, traces: Any) -> Any:
     names = {id(part): name for name, part in module.named_modules()}
     blocks: nn.ModuleList = loading.decoder_blocks(module)
-    config = loading.text_config(module)
+    scale, cap = loading.logit_scale_and_cap(module)
     return traces.Layout(
         blocks=tuple(names[id(block)] for block in blocks),
         norm=names[id(loading.final_norm(module))],
         head=names[id(module.get_output_embeddings())],
-        scale=float(getattr(config, "logit_scale", None) or 1) / float(getattr(config, "logits_scaling", None) or 1),
-        cap=getattr(config, "final_logit_softcapping", None),
+        scale=scale,
+        cap=cap,
     )

@@ -121,7 +121,7 @@ def shape(name: str, trust_remote_code: bool) -> tuple[Any, ChatTokenizer]:
         eos = GenerationConfig.from_pretrained(name).eos_token_id
     except OSError:  # a model may come without this file
         eos = model._module.config.eos_token_id
-    return model, ChatTokenizer(tokenizer, eos if isinstance(eos, list) else [] if eos is None else [eos])
+    return model, ChatTokenizer(tokenizer, eos)
 
 
 def digest(name: str, config: Any) -> str:

@@ -287,8 +287,7 @@ def tokenizer_of(model: str) -> Tokenizer:
         eos = GenerationConfig.from_pretrained(model).eos_token_id
     except OSError:  # transformers makes one from the configuration then, as the local engine's model has it
         eos = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model)).eos_token_id
-    stops = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    return ChatTokenizer(AutoTokenizer.from_pretrained(model), stops)
+    return ChatTokenizer(AutoTokenizer.from_pretrained(model), eos)
 
 
 def in_process(model: str, **options: Any) -> VllmEngine:
