@@ -67,6 +67,7 @@ bench: .venv/ready ## speed and memory against what people would use instead
 	$(BIN)/python -m benchmarks.run --large
 	$(BIN)/python -m benchmarks.libraries
 	$(BIN)/python -m benchmarks.memory
+	$(if $(wildcard .venv-vllm/ready),.venv-vllm/bin/python -m benchmarks.vllm_row)
 	$(BIN)/python -m benchmarks.importing
 	$(BIN)/python -m benchmarks.inspect_logs $(if $(wildcard .venv-inspect/ready),--peer .venv-inspect/bin/python)
 

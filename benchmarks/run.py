@@ -35,9 +35,9 @@ Row = dict[str, object]
 
 
 def ratio(name: str, one: Callable[[], float], other: Callable[[], float], repeats: int, **facts: object) -> Row:
-    """Median of other / one over paired turns, after one turn of each that warms up."""
+    """Median of other / one over paired turns, each of which goes first in its turn, after one of each to warm up."""
     one(), other()
-    pairs = [(one(), other()) for _ in range(repeats)]
+    pairs = [(one(), other()) if i % 2 else (other(), one())[::-1] for i in range(repeats)]
     return {
         "row": name,
         "ratio": statistics.median(b / a for a, b in pairs),

@@ -1,69 +1,103 @@
-"""vLLM with this engine against vllm-lens' own steering and against no steering, each in a process of its own.
+"""vLLM with this engine and the local engine, beside vllm-lens' own steering and no steering.
 
-    .venv-vllm/bin/python -m benchmarks.vllm_row
+    .venv-vllm/bin/python -m benchmarks.vllm_row            (make bench runs it where that venv is)
 
 Concurrent rollouts, each under another steering, on a random Llama (4 layers, d_model 256); 200 prompt tokens, all
-different, and 128 new ones. Contestants take turns, the first turn of each is thrown away, medians of the rest. The
-local engine is held against the same in benchmarks/run.py; this venv has it too, so it is a row here.
+different, and 128 new ones. Each contestant has a process of its own, which waits while the others work; they take
+turns, the first turn of each is thrown away. Ratios are of turns that followed one another, medians of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 PROMPT, NEW, D_MODEL, LAYERS, VOCABULARY = 200, 128, 256, 4, 8192
-CONTESTANTS = (
-    "vllm, ours, steered",
-    "vllm, ours, unsteered",
-    "vllm-lens, steered",
-    "vllm, unsteered",
-    "local, steered",
-)
+LENS = "vllm-lens, steered"
+CONTESTANTS = (LENS, "vllm, unsteered", "local, steered", "vllm, ours, steered", "vllm, ours, unsteered")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rollouts", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--contestants", type=int, default=len(CONTESTANTS), help="so many of them, from the first")
-    parser.add_argument("--alone", nargs=2, metavar=("CONTESTANT", "MODEL"), help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rollouts", type=int, nargs="*", default=[1, 8, 32])
+    parser.add_argument("--turns", type=int, default=4, help="of each contestant, the first of which warms up")
+    parser.add_argument("--alone", nargs=3, metavar=("CONTESTANT", "MODEL", "MOST"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.alone:
-        print("RATE", json.dumps(alone(*chosen.alone, rollouts=chosen.rollouts)))
+        name, model, most = chosen.alone
+        take_turns(name, model, int(most))
         return
-    with tempfile.TemporaryDirectory() as folder:
+    from benchmarks.run import store, told
+
+    rows = []
+    with ExitStack() as open_ones:
+        folder = open_ones.enter_context(tempfile.TemporaryDirectory())
         make_model(Path(folder))
-        rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS[: chosen.contestants]}
-        for turn in range(chosen.turns):
-            for name, some in rates.items():
-                some.append(in_a_process(name, folder, chosen.rollouts))
-                print(f"turn {turn + 1}: {name} {some[-1]:,.0f}", flush=True)
-    print(f"{chosen.rollouts} rollouts, {PROMPT} tokens in, {NEW} out, {os.cpu_count()} cores, {chosen.turns} turns")
-    lens = statistics.median(rates["vllm-lens, steered"])
-    for name, some in rates.items():
-        middle = statistics.median(some)
-        spread = f"{min(some):,.0f} to {max(some):,.0f}"
-        print(f"{name:24} {middle:8,.0f} tokens/s {middle / lens:6.2f} of vllm-lens   {spread}")
+        waiting = {name: open_ones.enter_context(begun(name, folder, max(chosen.rollouts))) for name in CONTESTANTS}
+        for rollouts in chosen.rollouts:
+            turns = [{n: turn(p, n, number, rollouts) for n, p in waiting.items()} for number in range(chosen.turns)]
+            rows += told([row(name, rollouts, turns[1:]) for name in CONTESTANTS])
+    store(rows, "vllm")
 
 
-def in_a_process(name: str, model: str, rollouts: int) -> float:
-    command = [sys.executable, "-m", "benchmarks.vllm_row", "--rollouts", str(rollouts), "--alone", name, model]
+def row(name: str, rollouts: int, turns: list[dict[str, float]]) -> dict[str, object]:
+    """turns: seconds by contestant."""
+    ratios = [seconds[LENS] / seconds[name] for seconds in turns]
+    speed = rollouts * NEW / statistics.median(seconds[name] for seconds in turns)
+    return {
+        "row": f"speed of {name} / {LENS}",
+        "ratio": statistics.median(ratios),
+        "spread": [min(ratios), max(ratios)],
+        "target": ">= 1" if rollouts == 32 and name == "local, steered" else "",
+        "work": f"{rollouts} rollouts, {speed:,.0f} tokens/s",
+        "tokens_per_s": speed,
+        "repeats": len(turns),
+    }
+
+
+def begun(name: str, model: str, most: int) -> subprocess.Popen[str]:
+    """A contestant's process, for up to `most` rollouts at once; what it says beside its times is kept in a file."""
+    command = [sys.executable, "-m", "benchmarks.vllm_row", "--alone", name, model, str(most)]
     # threads that wait by spinning take the core from those that work
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
-    lines = [line for line in ended.stdout.splitlines() if line.startswith("RATE ")]
-    if not lines:
-        raise SystemExit(f"{name} did not end well:\n{ended.stderr[-2000:]}")
-    return float(json.loads(lines[0].removeprefix("RATE ")))
+    with open(log(model, name), "w") as errors:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
+
+
+def log(model: str, name: str) -> Path:
+    return Path(model) / f"{name}.log"
+
+
+def turn(process: subprocess.Popen[str], name: str, number: int, rollouts: int) -> float:
+    """Seconds of one turn."""
+    if process.stdin is None or process.stdout is None:
+        raise TypeError("a contestant is spoken to through pipes")
+    process.stdin.write(f"{number} {rollouts}\n")
+    process.stdin.flush()
+    for line in process.stdout:
+        if line.startswith("SECONDS "):
+            return float(line.removeprefix("SECONDS "))
+    raise SystemExit(f"{name} did not end well:\n{log(str(process.args[-2]), name).read_text()[-2000:]}")  # type: ignore[index]
+
+
+def take_turns(name: str, model: str, most: int) -> None:
+    """A contestant: answers each line `number rollouts` with the seconds that the turn took, until there are none."""
+    work = lens(model, most, name == LENS) if name in (LENS, "vllm, unsteered") else own(name, model, most)
+    for line in sys.stdin:
+        number, rollouts = map(int, line.split())
+        at = time.perf_counter()
+        work(number, rollouts)
+        print("SECONDS", time.perf_counter() - at, flush=True)
 
 
 def make_model(folder: Path) -> None:
@@ -83,22 +117,12 @@ def make_model(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<|bos|>", eos_token="<|end|>").save_pretrained(folder)
 
 
-def prompts(rollouts: int, turn: int) -> list[list[int]]:
+def prompts(rollouts: int, number: int) -> list[list[int]]:
+    """Of a turn, shared with no other turn: no contestant may know what begins them."""
     import numpy as np
 
-    rng = np.random.default_rng(turn)
+    rng = np.random.default_rng((number, rollouts))
     return [rng.integers(3, VOCABULARY, PROMPT).tolist() for _ in range(rollouts)]
-
-
-def alone(name: str, model: str, rollouts: int) -> float:
-    """Tokens generated in a second, after one turn that warms up."""
-    turn = lens_turn(model, rollouts, steered="lens" in name) if "ours" not in name and "local" not in name else None
-    if turn is None:
-        turn = own_turn(name, model, rollouts)
-    turn(0)
-    begun = time.perf_counter()
-    turn(1)
-    return rollouts * NEW / (time.perf_counter() - begun)
 
 
 def directions(rollouts: int) -> Any:
@@ -107,14 +131,14 @@ def directions(rollouts: int) -> Any:
     return torch.randn(rollouts, D_MODEL, generator=torch.Generator().manual_seed(0))
 
 
-def own_turn(name: str, model: str, rollouts: int) -> Any:
+def own(name: str, model: str, most: int) -> Any:
     from toolkit.context import Context
     from toolkit.engines.base import Completion, Generate, Sampling, run_all
     from toolkit.steering import NO_STEERING, Intervention, Steering
     from toolkit.vectors import Vectors, as_dictionary
 
-    given = directions(rollouts)
-    labels = tuple(f"thing {i}" for i in range(rollouts))
+    given = directions(most)
+    labels = tuple(f"thing {i}" for i in range(most))
     dictionary = as_dictionary(Vectors(given[:, None], labels, (LAYERS // 2,), (16.0,), 0.05, LAYERS // 2))
     engine: Any
     if name.startswith("local"):
@@ -124,11 +148,11 @@ def own_turn(name: str, model: str, rollouts: int) -> Any:
     else:
         from toolkit.engines.vllm import in_process
 
-        engine = in_process(model, dtype="float32", max_num_seqs=rollouts)
+        engine = in_process(model, dtype="float32", max_num_seqs=most)
     engine.attach(dictionary)
     engine.tokenizer.stop_tokens = frozenset()
 
-    def turn(number: int) -> None:
+    def turn(number: int, rollouts: int) -> None:
         asked = []
         for i, prompt in enumerate(prompts(rollouts, number)):
             under = NO_STEERING
@@ -142,16 +166,16 @@ def own_turn(name: str, model: str, rollouts: int) -> Any:
     return turn
 
 
-def lens_turn(model: str, rollouts: int, steered: bool) -> Any:
+def lens(model: str, most: int, steered: bool) -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     from vllm import LLM, SamplingParams
     from vllm_lens import SteeringVector
 
-    given = directions(rollouts)
-    engine = LLM(model, dtype="float32", enforce_eager=True, max_num_seqs=rollouts, async_scheduling=False, seed=0)
+    given = directions(most)
+    engine = LLM(model, dtype="float32", enforce_eager=True, max_num_seqs=most, async_scheduling=False, seed=0)
 
-    def turn(number: int) -> None:
+    def turn(number: int, rollouts: int) -> None:
         settings = []
         for i in range(rollouts):
             vector = SteeringVector(activations=0.05 * given[i : i + 1], layer_indices=[LAYERS // 2])
