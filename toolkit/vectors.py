@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from toolkit.labels import Labels
 ReadTexts = Callable[[Sequence[str], Sequence[int]], list[Tensor]]
 """(texts, layers) to one [T, L, D] tensor of residuals a text."""
 
+_DIRECTION = re.compile(r"direction\.([0-9]{1,6})")
 FORMULA = "mean over tokens of the texts with it, minus mean over tokens of the baseline"
 
 
@@ -226,19 +228,22 @@ def load_vectors(folder: str | Path) -> Vectors:
 
 
 def save_gguf(vectors: Vectors, path: str | Path, label: str, model: str = "unknown") -> None:
-    """One vector as a control vector that llama.cpp and repeng read: `direction.{i}` with i from 1.
+    """One vector as a control vector that llama.cpp and repeng read: `direction.{i}` is added to what block i puts out.
 
-    i counts hidden states, of which number 0 is the embedding: direction.i is added after block i - 1 here.
+    Blocks are numbered from 0 there as here (llama.cpp: llama_adapter_cvec; repeng: ControlModel). Raises BadInput for
+    a label that is none or several have, and for block 0, of which llama.cpp refuses the file.
     """
     import gguf
 
-    if label not in vectors.labels:
-        raise BadInput(f"there is no vector {label!r}; there are {', '.join(vectors.labels)}")
+    if vectors.labels.count(label) != 1:
+        raise BadInput(f"{vectors.labels.count(label)} vectors are called {label!r}: {', '.join(vectors.labels)}")
+    if 0 in vectors.layers:
+        raise BadInput("llama.cpp adds nothing after block 0, so no control vector can hold it; leave that layer out")
     writer = gguf.GGUFWriter(str(path), "controlvector")
     writer.add_string("controlvector.model_hint", model)
     writer.add_uint32("controlvector.layer_count", len(vectors.layers))
     for column, layer in enumerate(vectors.layers):
-        writer.add_tensor(f"direction.{layer + 1}", vectors.values[vectors.labels.index(label), column].numpy())
+        writer.add_tensor(f"direction.{layer}", vectors.values[vectors.labels.index(label), column].numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -246,27 +251,34 @@ def save_gguf(vectors: Vectors, path: str | Path, label: str, model: str = "unkn
 
 
 def load_gguf(paths: Sequence[str | Path], norms: Mapping[int, float], multiple: float = 1.0) -> Vectors:
-    """Control vectors, one a file, labelled by file name. All must act on the same layers.
+    """Control vectors, one a file, labelled by file name. All must act on the same layers and have the same width.
 
-    norms: mean residual norm at each decoder block (a GGUF file does not know the model's scale).
+    `direction.{i}` is added to what block i puts out, as by llama.cpp and repeng. norms: mean residual norm at each
+    decoder block (a GGUF file does not know the model's scale). Raises BadInput naming the file.
     """
     import gguf
 
     found: dict[str, dict[int, np.ndarray]] = {}
     for path in map(Path, paths):
+        if path.stem in found:
+            raise BadInput(f"two files are called {path.stem}, which is to be the label; rename one")
         try:
             tensors = gguf.GGUFReader(str(path)).tensors
         except (OSError, ValueError, IndexError) as error:
             raise BadInput(f"{path} is not a GGUF file ({error})") from error
-        found[path.stem] = {
-            int(t.name.removeprefix("direction.")) - 1: np.array(t.data, np.float32)
-            for t in tensors
-            if t.name.removeprefix("direction.").isdigit()
-        }
+        found[path.stem] = one = {}
+        for tensor in tensors:
+            if block := _DIRECTION.fullmatch(tensor.name):
+                if tensor.tensor_type.name not in ("F64", "F32", "F16"):  # others come as bytes
+                    raise BadInput(f"{path}: {tensor.name} is {tensor.tensor_type.name}; write it as F32")
+                one[int(block[1])] = np.array(tensor.data, np.float32)
     layers = sorted({layer for one in found.values() for layer in one})
+    shapes = {values.shape for one in found.values() for values in one.values()}
     for name, one in found.items():
-        if sorted(one) != layers or not layers or layers[0] < 0:
+        if sorted(one) != layers or not layers:
             raise BadInput(f"{name} acts on layers {sorted(one)}, the others on {layers}; open them apart")
+    if len(shapes) != 1 or len(min(shapes)) != 1:
+        raise BadInput(f"directions have shapes {sorted(shapes)}; all must be of one width, that of the model")
     missing = [layer for layer in layers if layer not in norms]
     if missing:
         raise BadInput(f"the mean residual norm of layer {missing[0]} is needed to say what strength 1.0 means")

@@ -93,6 +93,48 @@ def test_gguf_there_and_back(tmp_path: Path) -> None:
         load_gguf([tmp_path / "bad.gguf"], {})
 
 
+def test_a_direction_is_numbered_by_the_block_after_which_llama_cpp_and_repeng_add_it(tmp_path: Path) -> None:
+    import gguf
+
+    vectors = made()
+    save_gguf(vectors, tmp_path / "warm.gguf", "warm")
+    names = [tensor.name for tensor in gguf.GGUFReader(str(tmp_path / "warm.gguf")).tensors]
+    assert names == ["direction.1", "direction.3"] and vectors.layers == (1, 3)
+    with pytest.raises(BadInput, match="block 0"):
+        save_gguf(extract(read, {"warm": ["warm"]}, ["tea"], [0, 1]), tmp_path / "first.gguf", "warm")
+    with pytest.raises(BadInput, match="0 vectors are called 'tepid'"):
+        save_gguf(vectors, tmp_path / "none.gguf", "tepid")
+
+
+def test_control_vectors_that_cannot_be_told_apart_or_read_are_refused(tmp_path: Path) -> None:
+    import gguf
+    import numpy as np
+
+    def write(path: Path, **tensors) -> Path:
+        path.parent.mkdir(exist_ok=True)
+        writer = gguf.GGUFWriter(str(path), "controlvector")
+        for name, (values, kind) in tensors.items():
+            writer.add_tensor(name.replace("_", "."), values, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    plain = gguf.GGMLQuantizationType.F32
+    here = write(tmp_path / "a" / "calm.gguf", direction_1=(np.ones(4, np.float32), plain))
+    there = write(tmp_path / "b" / "calm.gguf", direction_1=(np.zeros(4, np.float32) + 2, plain))
+    with pytest.raises(BadInput, match="two files are called calm"):
+        load_gguf([here, there], {1: 1.0})
+    half = np.ones(4, np.uint16).view(np.uint8)
+    short = write(tmp_path / "short.gguf", direction_1=(half, gguf.GGMLQuantizationType.BF16))
+    with pytest.raises(BadInput, match="BF16"):
+        load_gguf([short], {1: 1.0})
+    wide = write(tmp_path / "wide.gguf", direction_1=(np.ones(6, np.float32), plain))
+    with pytest.raises(BadInput, match="one width"):
+        load_gguf([here, wide], {1: 1.0})
+
+
 def test_damaged_libraries_are_refused_by_name(tmp_path: Path) -> None:
     save_vectors(made(), tmp_path)
     (tmp_path / "vectors.safetensors").write_bytes(b"short")
