@@ -16,18 +16,19 @@ def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) ->
     Otherwise the token is where the cumulated probability first exceeds the draw: one uniform number a token.
     """
     logits = logits.float()
-    greedy = logits.argmax(-1)
-    if bool((temperature > 0).any()):
+    sampled = temperature > 0
+    # over a large vocabulary each of these takes as long as the other: only what is asked for
+    greedy = torch.zeros_like(temperature, dtype=torch.long) if bool(sampled.all()) else logits.argmax(-1)
+    tokens = greedy
+    if bool(sampled.any()):
         probabilities = torch.softmax(logits / temperature.clamp_min(1e-6)[:, None], -1)
         if bool((top_p < 1).any()):
             probabilities = _nucleus(probabilities, top_p)
         cumulated = probabilities.cumsum(-1)
         # the last bit of the sum is not 1 in floating point: the draw is scaled to what the sum really is
         target = (uniform[:, None] * cumulated[:, -1:]).clamp_max(cumulated[:, -1:] * (1 - 1e-7))
-        sampled = torch.searchsorted(cumulated, target, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
-        tokens = torch.where(temperature > 0, sampled, greedy)
-    else:
-        tokens = greedy
+        found = torch.searchsorted(cumulated, target, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+        tokens = torch.where(sampled, found, greedy)
     return tokens, torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
 
 
