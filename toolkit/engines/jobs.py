@@ -6,8 +6,9 @@ Knows no model and no batch; the engine computes each span, in pieces if it like
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -73,6 +74,7 @@ def joined(parts: Sequence[Tensor], layer: int) -> Tensor:
 
 
 Work = Generator[Span, None, Result]
+Steered = Callable[[], dict[Steering, int]]  # tokens computed under each steering so far
 
 
 @dataclass
@@ -127,7 +129,7 @@ def start(
     lane, reused = store.acquire(tokens, rows, most, longest(request, info.window), keep_lanes)
     applied = Counter(lane.rows[:reused].tolist())
     rest = tokens[reused:].tolist(), rows[reused:].tolist()
-    steered = Steered(table, applied)
+    steered = partial(table.counts, applied)
     if isinstance(request, Generate):
         work = generate(request, *rest, after, layer, last, reused, info.window, stops, steered)
     elif isinstance(request, Score):
@@ -135,17 +137,6 @@ def start(
     else:
         work = read(request, *rest, last, reused, steered)
     return Job(ticket, request, lane, tokens, rows, applied, work, next(work), _draws(request))
-
-
-@dataclass(frozen=True)
-class Steered:
-    """Counts of applied table rows as counts of steerings."""
-
-    table: SteeringTable
-    applied: Counter[int]
-
-    def __call__(self) -> dict[Steering, int]:
-        return {s: n for row, n in self.applied.items() if (s := self.table.steerings[row]) is not None}
 
 
 def generate(

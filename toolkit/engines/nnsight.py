@@ -193,9 +193,7 @@ class NnsightEngine:
                 f"log-probabilities made from the residuals of this model are {apart:.2g} nats from its own, so scores"
                 " would be wrong; nothing was run"
             )
-        residual = plain["residuals"][0, 0].to(self.device, self._table.dtype)
-        # the residual turned by a quarter: as long as it, and in another direction whatever it is
-        self._table.set_canary(layer, torch.cat([residual[1::2], -residual[::2]])[: len(residual)])
+        self._table.set_canary(layer, plain["residuals"][0, 0])
         turned = self._at_once(nnsight_work.look(ids, (*(0,) * last, table.CANARY), (layer,), (last,), asked))
         if not np.abs(np.subtract(plain["logprobs"], turned["logprobs"])).max() > 1e-4:
             raise SteeringError(f"steering layer {layer} does not reach the logits of this model; nothing was run")

@@ -31,7 +31,6 @@ from toolkit.engines.base import (
 )
 from toolkit.engines.table import SteeringTable
 from toolkit.errors import SteeringError
-from toolkit.steering import Steering
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def generate(
     return Completion(
         tokens,
         "stop" if tokens[-1] in stops else why,
-        steered((*rows, *[after] * len(tokens)), table),
+        table.counts(Counter((*rows, *[after] * len(tokens)))),
         tuple(answer["logprobs"]) if request.logprobs else None,
         None if layer is None else on_cpu(torch.cat(answer["residuals"])),
     )
@@ -108,12 +107,12 @@ def score(request: Score, rows: tuple[int, ...], after: int, table: SteeringTabl
             parts.append(total)
         sums.append(float(np.logaddexp.reduce(parts)))
     check_finite(sums, "logits")
-    return Scores(tuple(sums), float(np.exp(sums).sum()), steered(rows, table))
+    return Scores(tuple(sums), float(np.exp(sums).sum()), table.counts(Counter(rows)))
 
 
 def read(request: Read, rows: tuple[int, ...], table: SteeringTable) -> Work:
     answer = yield look(request.context.tokens, rows, kept=request.layers, positions=request.positions)
-    return Residuals(on_cpu(answer["residuals"]), steered(rows, table))
+    return Residuals(on_cpu(answer["residuals"]), table.counts(Counter(rows)))
 
 
 def look(
@@ -127,7 +126,10 @@ def look(
 
 
 def check(one: Pass, answer: Mapping[str, Any], layers: frozenset[int]) -> None:
-    """Raise SteeringError unless the model was given these tokens alone, all steered at each layer, and is finite."""
+    """Raise SteeringError unless the model was given these tokens alone, all steered at each layer, and is finite.
+
+    The engine asks this of every answer before its work goes on, so a result's counts are those of the plan.
+    """
     check_finite(answer["logprobs"], "logits")  # from which generate would take another token than was drawn
     expected = [*one.ids, *answer.get("tokens", ())]
     if list(answer["entered"]) != expected:
@@ -141,11 +143,6 @@ def check(one: Pass, answer: Mapping[str, Any], layers: frozenset[int]) -> None:
     for layer in layers:
         if ran[layer] != len(expected):
             raise SteeringError(f"the steering at layer {layer} ran on {ran[layer]} of {len(expected)} tokens")
-
-
-def steered(rows: Sequence[int], table: SteeringTable) -> dict[Steering, int]:
-    """Counts by steering; `check` has seen that all of these tokens went through every steered layer."""
-    return {s: n for row, n in Counter(rows).items() if (s := table.steerings[row]) is not None}
 
 
 def on_cpu(residuals: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Row 0 is all zeros (no steering), row 1 is the canary. Knows no tokens, caches o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -147,10 +147,18 @@ class SteeringTable:
         """Whether a row among these has a part that is no table row, but depends on the residual."""
         return any(row in some for some in self._edits.values() for row in rows)
 
-    def set_canary(self, layer: int, delta: Tensor) -> None:
-        """Fill row 1 at one layer and empty it at the others, for the check that steering reaches the logits."""
+    def counts(self, applied: Mapping[int, int]) -> dict[Steering, int]:
+        """Numbers of tokens by row, as numbers of tokens by steering."""
+        return {s: n for row, n in applied.items() if (s := self.steerings[row]) is not None}
+
+    def set_canary(self, layer: int, residual: Tensor) -> None:
+        """Fill row 1 at one layer and empty it at the others, for the check that steering reaches the logits.
+
+        residual: [D], of the token that the canary will be added to.
+        """
+        turned = quarter_turn(residual.to(self.device, self.dtype))
         for one in self.layers:
-            self._put(one, "", CANARY, torch.zeros_like(delta) if one != layer else delta)
+            self._put(one, "", CANARY, torch.zeros_like(turned) if one != layer else turned)
 
     def apply(self, layer: int, hidden: Tensor, rows: Tensor, present: Iterable[int]) -> Tensor:
         """h' for block outputs [T, D] at `layer`; rows [T] on the device; present: the distinct rows among them.
@@ -232,6 +240,17 @@ def _edited(edit: Edit, layer: int, hidden: Tensor, dtype: torch.dtype) -> Tenso
     step = (edit.level - active) * vector
     scale = edit.directions.input_scale(hidden)
     return step if scale is None else step * scale.to(dtype)
+
+
+def quarter_turn(residual: Tensor) -> Tensor:
+    """What a canary adds to a residual [D]: as long as that, and at a right angle to it, whatever it is.
+
+    A multiple of the residual could vanish in the norm behind it. Of an odd D the last number is left at 0.
+    """
+    half = len(residual) // 2
+    turned = torch.zeros_like(residual)
+    turned[:half], turned[half : 2 * half] = -residual[half : 2 * half], residual[:half]
+    return turned
 
 
 def distinct(rows: Sequence[int]) -> tuple[int, ...]:

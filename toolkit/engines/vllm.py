@@ -34,7 +34,7 @@ from toolkit.engines.base import (
     check_finite,
     check_request,
 )
-from toolkit.engines.table import SteeringTable
+from toolkit.engines.table import SteeringTable, quarter_turn
 from toolkit.engines.vllm_plan import Ask, Outcome, Plan, Row, Vet
 from toolkit.errors import SelfsteerError, SteeringError
 from toolkit.steering import NO_STEERING, Steering
@@ -229,9 +229,7 @@ class VllmEngine:
                 f"log-probabilities made from the residuals of this model are {apart:.2g} nats from vLLM's own: its"
                 " residual stream or its head is not what it is taken for; use the local or the nnsight engine"
             )
-        residual = before.residuals[0, 0]
-        # the residual turned by a quarter: as long as it, and in another direction whatever it is
-        turned = np.concatenate([residual[1::2], -residual[::2]])[: self.info.d_model]
+        turned = quarter_turn(torch.tensor(before.residuals[0, 0])).numpy()
         rows = (Row(), Row({layer: turned}))
         after = ask(replace(plain, id=f"{name}-steered", rows=rows, runs=((0, 1, 1),)))
         if not np.abs(np.array(after.scores[0]) - scores).max() > 1e-4:
