@@ -141,7 +141,7 @@ def host() -> Iterator[Host]:
 @pytest.fixture()
 def engine(host: Host) -> NnsightEngine:
     host.settle()
-    engine = NnsightEngine(str(MODEL), remote=host.address, poll_s=0.01, patience_s=0.3)
+    engine = NnsightEngine(str(MODEL), remote=host.address, poll_s=0.01)
     engine.attach(style())
     return engine
 
@@ -197,14 +197,14 @@ def test_a_host_that_comes_back_loses_nothing(host: Host, engine, here) -> None:
 
 
 def test_a_host_that_stays_away_fails_the_request_by_name(host: Host, engine) -> None:
-    host.away = True
+    host.away, engine.patience_s = True, 0.1
     with pytest.raises(Unreachable, match="has not answered for"):
         run(engine, asked(conversation(), 4))
 
 
 def test_a_host_that_has_forgotten_the_job_fails_it_by_name(host: Host, engine) -> None:
     """It answers, and that it does not know the job: asked for ever, it would say so for ever."""
-    host.forgetful = True
+    host.forgetful, engine.patience_s = True, 0.1
     with pytest.raises(Unreachable, match="does not know of the job"):
         run(engine, asked(conversation(), 4))
 

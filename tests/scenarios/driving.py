@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,12 @@ def do(out: Path, seeds: int = 3, on: ScriptedEngine | None = None, abreast: int
 
 
 if __name__ == "__main__":
+    asked = itertools.count()
 
-    def slowly(request: Generate) -> str:
-        time.sleep(0.03)
+    def half_way(request: Generate) -> str:
+        if next(asked) == 20:  # of 36: every rollout has begun and none has ended
+            print("half way", flush=True)
+            threading.Event().wait()
         return answer(request)
 
-    do(Path(sys.argv[1]), on=engine(slowly), rounds=6)
+    do(Path(sys.argv[1]), on=engine(half_way), rounds=6)
