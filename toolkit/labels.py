@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from toolkit.errors import BadInput
-from toolkit.randomness import stream
+from toolkit.randomness import cycle
 from toolkit.search import DEFAULT_EMBEDDER, Hit, LabelIndex, clean
 
 Status = Literal["real", "filtered", "missing"]
@@ -115,11 +115,12 @@ def opaque(labels: Labels) -> Labels:
 
 
 def shuffled(labels: Labels, seed: int) -> Labels:
-    """One permutation of labels over features: text, status and meaning move together.
+    """One permutation of labels over features: text, status and meaning move together, and no feature keeps its own.
 
     A text that only names its feature by number, as of a missing label, names the feature that it is shown at.
+    Raises BadInput for fewer than two features.
     """
-    order: list[int] = stream("shuffled labels", seed).permutation(len(labels)).tolist()
+    order: list[int] = cycle(len(labels), "shuffled labels", seed).tolist()
     return Labels(
         tuple(_moved(labels.shown[old], old, new) for new, old in enumerate(order)),
         tuple(labels.statuses[old] for old in order),

@@ -16,7 +16,7 @@ import numpy as np
 from toolkit import labels as label_views
 from toolkit.dictionary import Directions, FeatureDictionary, Reader
 from toolkit.errors import BadInput
-from toolkit.randomness import stream
+from toolkit.randomness import cycle, stream
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ def scrambled(dictionary: FeatureDictionary, seed: int = 0) -> FeatureDictionary
 
 def permuted(dictionary: FeatureDictionary, seed: int = 0) -> FeatureDictionary:
     """Every feature steers with another feature's direction and unit; none keeps its own."""
-    return replace(dictionary, directions=_Permuted(dictionary.directions, _cycle(len(dictionary), seed), seed))
+    return replace(dictionary, directions=_Permuted(dictionary.directions, cycle(len(dictionary), "cycle", seed), seed))
 
 
 # ---------------------------------------------------------------------- views: what the model is shown
@@ -49,13 +49,19 @@ def opaque(dictionary: FeatureDictionary, seed: int = 0) -> FeatureDictionary:
 
 
 def shuffled(dictionary: FeatureDictionary, seed: int = 0) -> FeatureDictionary:
-    """One permutation of the labels over the features, the same for INSPECT and SEARCH; steering acts on true ids."""
+    """One permutation of the labels over the features, the same for INSPECT and SEARCH; none keeps its own. Steering
+    acts on true ids."""
     return replace(dictionary, labels=label_views.shuffled(dictionary.labels, seed))
 
 
 def random_features(dictionary: FeatureDictionary, seed: int = 0) -> FeatureDictionary:
-    """INSPECT shows other features with the true values: one fixed permutation of the reading; steering is true."""
-    return replace(dictionary, reader=_PermutedReader(dictionary.reader, _cycle(len(dictionary), seed), seed))
+    """INSPECT shows other features with the true values: one fixed permutation of the reading; steering is true.
+
+    It is another permutation than that of `permuted`: with the same one, both together would be a dictionary whose
+    reading and steering agree, under other labels.
+    """
+    moved = cycle(len(dictionary), "cycle of readings", seed)
+    return replace(dictionary, reader=_PermutedReader(dictionary.reader, moved, seed))
 
 
 View = Callable[[FeatureDictionary, int], FeatureDictionary]
@@ -122,10 +128,12 @@ class _Scrambled(_Wrapped):
 
     def vectors(self, ids: Sequence[int]) -> Tensor:
         true = self.inner.vectors(ids)
-        drawn = np.stack(
-            [[stream("scrambled", self.seed, i, layer).normal(size=self.d_model) for layer in self.layers] for i in ids]
-        )
-        random = true.new_tensor(drawn)
+        drawn = [
+            stream("scrambled", self.seed, int(i), layer).normal(size=self.d_model)
+            for i in ids
+            for layer in self.layers
+        ]
+        random = true.new_tensor(np.array(drawn)).reshape(true.shape)
         return random / random.norm(dim=-1, keepdim=True) * true.norm(dim=-1, keepdim=True)
 
 
@@ -159,17 +167,7 @@ class _PermutedReader:
 
     @property
     def digest(self) -> str:
-        return f"{self.inner.digest}-random-{self.seed}"
+        return f"{self.inner.digest}-readings-{self.seed}"
 
     def encode(self, residuals: Tensor) -> Tensor:
         return self.inner.encode(residuals)[:, self.cycle.tolist()]
-
-
-def _cycle(n: int, seed: int) -> np.ndarray:
-    """A random permutation that is one single cycle, so that no feature keeps its place (Sattolo 1986)."""
-    if n < 2:
-        raise BadInput(f"a dictionary of {n} features has no other feature to take; use another arm or view")
-    order = stream("cycle", seed).permutation(n)
-    cycle = np.empty(n, np.int64)
-    cycle[order] = np.roll(order, -1)
-    return cycle
