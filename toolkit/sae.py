@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ class Unit:
 
     def __post_init__(self) -> None:
         given = [v for v in (self.activation, self.norms) if v is not None]
-        if len(given) != 1 or not given[0] > 0 or (self.norms is not None and not (self.mean_residual_norm or 0) > 0):
+        scale = 1.0 if self.norms is None else self.mean_residual_norm or 0.0
+        if len(given) != 1 or not all(0 < v < math.inf for v in (*given, scale)):
             raise BadInput(
                 f"activation {self.activation}, norms {self.norms} is not a unit; give a positive `activation`, or"
                 " `norms` with a `mean_residual_norm`"
@@ -146,8 +148,14 @@ def open_sae(
     elif sae.cfg.normalize_activations == "covariance_whitening":
         raise Unsupported(f"SAE {source} whitens its input; fold the whitening with sae-lens and save it again")
     layer = decoder_block(str(sae.cfg.metadata.hf_hook_name or sae.cfg.metadata.hook_name or ""))
-    directions = SaeDirections(sae, layer, _unit(source, unit))
+    meant = _unit(source, unit)
+    if meant.norms is not None and sae.cfg.normalize_activations != "none":
+        # what is added is scaled by the token's own norm, so it is no multiple of the mean one
+        raise BadInput(f"SAE {source} normalises its input; give the unit in feature activations, not in norms")
+    directions = SaeDirections(sae, layer, meant)
     size = int(sae.cfg.d_sae)
+    if labels is not None and len(labels) != size:
+        raise BadInput(f"{len(labels)} labels are given for the {size} features of SAE {source}; give one each")
     return FeatureDictionary(
         name=str(source),
         labels=labels if labels is not None else Labels.of({}, size),

@@ -13,6 +13,7 @@ from toolkit.context import Context
 from toolkit.engines.base import Read, run
 from toolkit.engines.local import LocalEngine
 from toolkit.errors import BadInput, Unsupported
+from toolkit.labels import Labels
 from toolkit.opening import open_dictionary
 from toolkit.sae import SaeDirections, Unit, decoder_block, open_sae
 from toolkit.steering import Intervention, Steering
@@ -249,3 +250,41 @@ def test_a_token_has_the_same_activation_in_any_block(architecture: str) -> None
     whole = directions.activation(LAYER, residuals, range(F))
     for start, stop in ((0, 65), (0, 130), (40, 65), (100, 200), (130, 195)):
         assert torch.equal(directions.activation(LAYER, residuals[start:stop], range(F)), whole[start:stop])
+
+
+@pytest.mark.parametrize("normalize", NORMS)
+def test_a_unit_in_norms_is_what_it_says_or_refused(tmp_path: Path, tiny_llama: Path, normalize: str) -> None:
+    folder, unit = saved(make_sae("standard", normalize), tmp_path), Unit(norms=0.5, mean_residual_norm=3.0)
+    if normalize != "none":
+        with pytest.raises(BadInput, match="normalises its input"):
+            open_sae(folder, unit=unit)
+        return
+    dictionary = open_sae(folder, unit=unit, dtype="float64")
+    engine = LocalEngine(str(tiny_llama), dtype="float64", device="cpu")
+    engine.attach(dictionary)
+    context = Context().append([0, 9, 80, 41])
+    steered = context.under(Steering.of(Intervention(dictionary.key, 5, 2.0)))
+    before, after = (run(engine, Read(one, (0, 1, 2, 3), (LAYER,))).values[:, 0] for one in (context, steered))
+    torch.testing.assert_close((after - before).norm(dim=-1), torch.full((4,), 3.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        {"activation": float("inf")},
+        {"activation": float("nan")},
+        {"norms": 1.0, "mean_residual_norm": float("inf")},
+        {"norms": float("inf"), "mean_residual_norm": 1.0},
+        {"norms": 1.0, "mean_residual_norm": float("nan")},
+    ],
+)
+def test_a_unit_is_a_finite_number(unit: dict) -> None:
+    with pytest.raises(BadInput, match="is not a unit"):
+        Unit(**unit)
+
+
+def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:
+    folder = saved(make_sae("standard"), tmp_path)
+    for size in (F - 1, F + 1):
+        with pytest.raises(BadInput, match=f"{size} labels are given for the {F} features"):
+            open_sae(folder, Labels.of({}, size), unit=1.0)
