@@ -4,7 +4,7 @@ Knows no dictionary and no state; whether an index exists or a strength is allow
 
 What is a call. NAME(...) in capitals, if nothing but bullets, markup or a finished clause ("Let me look:") stands
 before it on its line, and nothing but markup, punctuation, a comment or the next call after it. Markup round any
-part, spaces, curly or missing quotes, unicode signs, #12 and [12] are read as meant.
+part, spaces, curly or missing quotes, unicode signs, #12 and [12], and named arguments in any order are read as meant.
 
 What is an attempt, reported as a Call with a `problem`: missing_bracket, wrong_count, placeholder (an argument copied
 from the signature), trailing_text (the line begins with the call and goes on as prose). Nothing of it is carried out.
@@ -35,7 +35,11 @@ _TAG = re.compile(r"</?[A-Za-z_]{1,20}>")
 _GLUE = re.compile(r"(?:[\s*_`,;.&|/+→>-]|and\b|then\b)*+")
 _BRACKET = re.compile("[()]")
 _SEPARATOR = re.compile("[,;]")
-_KEYWORD = re.compile(r"[A-Za-z_]{1,20}\s*[=:]\s*")
+_KEYWORD = re.compile(r"([A-Za-z_]{1,20})\s*[=:]\s*")
+_NAMES_INDEX = re.compile(r"(?:.*_)?(?:index|idx|id|feature|latent|potion|state)")
+_NAMES_STRENGTH = re.compile(
+    r"(?:.*_)?(?:strength|amount|value|dose|level|by|intensity|weight|magnitude|scale|coeff\w*)"
+)
 _INDEX = re.compile(r"(?:#\s*)?\[?\s*#?\s*(\d+)\s*\]?")
 _PLACEHOLDER = re.compile(r"<[^<>]*>|\{[^{}]*\}|\.\.\.|…")
 _SIGNS = str.maketrans("−–—‒﹣－＋﹢", "------++")
@@ -66,12 +70,15 @@ def parse_all(text: str, theme: Theme) -> Parsed:
     """As `parse`, with the numbers of fenced and mentioned calls, which would otherwise look like silence."""
     verbs: dict[str, Verb] = {name: verb for verb, name in theme.names.items()}
     samples = {_bare(s) for doc in theme.docs.values() for s in re.findall(r"<([^<>]*)>", doc)}
-    answer = text.rfind("</think>") + 1
+    answer = text.rfind("</think>")
+    answer = 0 if answer < 0 else answer + len("</think>")
     thought = text.find("<think>", answer)
     calls: list[Call] = []
     fenced = mentions = position = 0
     fence = ""
-    for line in text.splitlines(keepends=True):
+    for line in (*text[:answer].splitlines(keepends=True), *text[answer:].splitlines(keepends=True)):
+        if position == answer:  # what a thought left open ends with it
+            fence = ""
         if line.isspace():
             position += len(line)
             continue
@@ -129,7 +136,14 @@ def _arguments(line: str, at: int, verb: Verb | None) -> tuple[tuple[str, ...], 
         return (), at + len(line[at : at + LONGEST].rstrip()), "missing_bracket"
     if bracket[0] == "(":
         return (), at, "missing_bracket"
-    parts = [_cleaned(part) for part in _SEPARATOR.split(line[at : bracket.start()])]
+    written = _SEPARATOR.split(line[at : bracket.start()])
+    parts = [_cleaned(part) for part in written]
+    if verb == "steer" and len(parts) == 2:
+        kinds = [_kind(part) for part in written]
+        if kinds[0] == kinds[1] != "":
+            return tuple(parts), bracket.end(), "wrong_count"
+        if kinds[0] == "strength" or kinds[1] == "index":
+            parts.reverse()
     if verb in ("steer", "remove") and (index := _INDEX.fullmatch(parts[0])):
         parts[0] = index[1]
     return tuple(part for part in parts if part), bracket.end(), ""
@@ -164,6 +178,13 @@ def _cleaned(part: str) -> str:
     if keyword := _KEYWORD.match(part):
         part = part[keyword.end() :]
     return re.sub(r"^([+-])\s+", r"\1", part.strip(_QUOTES + "* \t"))
+
+
+def _kind(part: str) -> str:
+    """Which of two arguments its name says it is: "index", "strength", or "" without a name or with another."""
+    keyword = _KEYWORD.match(part.strip().strip(_QUOTES + "* \t"))
+    name = keyword[1].casefold() if keyword else ""
+    return "index" if _NAMES_INDEX.fullmatch(name) else "strength" if _NAMES_STRENGTH.fullmatch(name) else ""
 
 
 def _bare(argument: str) -> str:

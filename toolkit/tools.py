@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
+from toolkit.search import clean
 from toolkit.steering import NO_STEERING, Intervention, Source, Steering
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _inspect(toolbox: Toolbox, call: Call) -> tuple[Toolbox, Receipt]:
 
 
 def _search(toolbox: Toolbox, call: Call) -> tuple[Toolbox, Receipt]:
-    query = call.arguments[0].strip()
+    query = clean(call.arguments[0])  # of characters that cannot be seen nothing is left to search for
     if not query:
         return toolbox, _receipt(toolbox, call, "bad_argument", "empty_query")
     hits = toolbox.dictionary.search(query, toolbox.search_k)
@@ -226,8 +227,9 @@ def _feature(toolbox: Toolbox, text: str) -> tuple[int | None, str]:
 
 
 def _number(text: str) -> float | None:
+    """A finite number out of what the model wrote, or None. Python would read 0_3 as 3, which hardly anybody means."""
     try:
-        value = float(text)
+        value = math.nan if "_" in text else float(text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -24,6 +24,12 @@ STEERED = [
     "STEER([12], 0.3)",
     "STEER(#12, 0.3)",
     "STEER(index=12, strength=+0.3)",
+    "STEER(strength=+0.3, index=12)",
+    "STEER(Strength: 0.3, Feature: 12)",
+    "STEER(strength=0.3, 12)",
+    "STEER(0.3, feature_id=12)",
+    "STEER(amount = 0.3, idx = 12)",
+    "STEER(a=12, b=0.3)",
     "STEER(12, ＋0.3)",
     "**STEER(12, +0.3)**",
     "*STEER(12, +0.3)*",
@@ -176,6 +182,15 @@ def test_thoughts_are_no_calls() -> None:
     assert ([c.verb for c in found.calls], found.mentions) == (["inspect"], 1)
     assert parse("STEER(12, 0.3)\n</think>\nINSPECT()", RESEARCH)[0].verb == "inspect"
     assert parse("<think>\nSTEER(12, 0.3)", RESEARCH) == []
+    on_a_line = parse_all("<think>no REMOVE_STEERING(3)</think> STEER(12, 0.3)\nINSPECT()", RESEARCH)
+    assert ([c.verb for c in on_a_line.calls], on_a_line.mentions) == (["steer", "inspect"], 1)
+    assert [c.verb for c in parse("<think>\n```\nSTEER(1, 1)\n</think>\nINSPECT()", RESEARCH)] == ["inspect"]
+
+
+def test_two_names_of_one_kind_are_no_call() -> None:
+    for text in ("STEER(index=1, feature=2)", "STEER(strength=1, value=2)"):
+        [call] = parse(text, RESEARCH)
+        assert call.problem == "wrong_count"
 
 
 @pytest.mark.parametrize(

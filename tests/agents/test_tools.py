@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from agents.framing import load_theme
 from agents.parse import parse
 from tests.agents.plain import dictionary, toolbox
+from toolkit.labels import Labels
+from toolkit.search import clean
 from toolkit.steering import NO_STEERING, Intervention, Steering
 from toolkit.tools import OUTCOMES, VERBS, Call, Reading, Receipt, Toolbox, carry_out, carry_out_all
 
@@ -97,6 +101,8 @@ def test_remove_names_whose_it_was() -> None:
         ("STEER(1, nan)", "bad_argument", "not_a_number"),
         ("STEER(1, inf)", "bad_argument", "not_a_number"),
         ("STEER(1, -Infinity)", "bad_argument", "not_a_number"),
+        ("STEER(1, 0_3)", "bad_argument", "not_a_number"),
+        ("STEER(1, 0x1)", "bad_argument", "not_a_number"),
         ("STEER(1, 1e999)", "bad_argument", "not_a_number"),
         ("STEER(1, 1e308)", "refused", "over_the_cap"),
         ("STEER(1, 2.01)", "refused", "over_the_cap"),
@@ -105,6 +111,8 @@ def test_remove_names_whose_it_was() -> None:
         ("REMOVE_STEERING(64)", "bad_argument", "out_of_range"),
         ('SEARCH_FEATURES("")', "bad_argument", "empty_query"),
         ('SEARCH_FEATURES("  ")', "bad_argument", "empty_query"),
+        ('SEARCH_FEATURES("\u200b")', "bad_argument", "empty_query"),
+        ('SEARCH_FEATURES("\x00 \ud800\u202e")', "bad_argument", "empty_query"),
         ("INSPECT()", "refused", "nothing_to_read"),
         ("LEAVE()", "refused", "not_offered"),
         ("STEER(1)", "malformed", "wrong_count"),
@@ -166,3 +174,11 @@ def test_no_call_raises(verb: str | None, arguments: list[str], problem: str) ->
         assert (receipt.outcome == "ok") == (receipt.problem == "")
         assert RESEARCH.word([receipt])
         assert all(abs(i.strength) <= box.cap for i in box.steering)
+
+
+@given(st.text(max_size=10))
+def test_no_query_raises_on_a_true_dictionary(query: str) -> None:
+    # without a label nothing is embedded; a query that is none is refused all the same
+    unlabelled = replace(dictionary(n=2), labels=Labels.of({}, 2))
+    _, receipt = carry_out(toolbox(dictionary=unlabelled), Call("search", (query,), "text"))
+    assert (receipt.outcome, receipt.rows) == (("ok" if clean(query) else "bad_argument"), ())
