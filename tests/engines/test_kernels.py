@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import silu
 
 from toolkit.engines import fused, kernels
+from toolkit.errors import Unsupported
 
 
 def twice(x: float) -> float:
@@ -28,6 +29,12 @@ def test_loops_run_where_nothing_can_be_kept(monkeypatch) -> None:
     assert kernels.compiled(twice)(3.0) == 6
     monkeypatch.setattr("numba.core.caching._CacheLocator.ensure_cache_path", full)
     assert kernels.compiled(twice)(3.0) == 6
+
+
+def test_where_nothing_is_compiled_a_loop_says_so(monkeypatch) -> None:
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
+    with pytest.raises(Unsupported, match="unset it"):
+        kernels.compiled(twice)(3.0)
 
 
 def numbers(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:

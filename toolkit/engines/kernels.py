@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from toolkit.errors import Unsupported
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -42,10 +44,16 @@ class _Kept(FunctionCache):
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Machine code of a loop, kept on disk between processes where a folder for it can be written."""
+    if config.DISABLE_JIT:
+        return _refuse
     made = njit(function, nogil=True, fastmath=MATH, error_model="numpy")
     with suppress(RuntimeError):  # nowhere to keep it
         made._cache = _Kept(function)
     return made
+
+
+def _refuse(*_: Any) -> NoReturn:
+    raise Unsupported("numba compiles nothing here (NUMBA_DISABLE_JIT), and loops in plain Python take hours; unset it")
 
 
 def _bits(context: Any, bits: Any) -> Any:
