@@ -6,6 +6,7 @@ no model, no torch and no requests: arrays in, arrays out.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -35,7 +36,16 @@ def usable(tensor: Any) -> bool:
 
 
 class _Kept(FunctionCache):
-    """Machine code on disk; where the disk is full, it is made again by the next process."""
+    """Machine code on disk; where the disk is full, it is made again by the next process.
+
+    numba counts a function's files. Two processes that begin at once would count alike, and the index of one would
+    name the code of the other, made for other types; so would an index that outlived the source of its code.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        file = self._cache_file
+        file._data_name_pattern = file._data_name_pattern.replace("{number:d}", f"{{number:d}}-{secrets.token_hex(4)}")
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with suppress(OSError):
@@ -44,7 +54,7 @@ class _Kept(FunctionCache):
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Machine code of a loop, kept on disk between processes where a folder for it can be written."""
-    if config.DISABLE_JIT:
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
         return _refuse
     made = njit(function, nogil=True, fastmath=MATH, error_model="numpy")
     with suppress(RuntimeError):  # nowhere to keep it
