@@ -67,3 +67,19 @@ def test_what_waits_for_one_that_is_cancelled_goes_on_alone(engine) -> None:
     assert sorted(found) == tickets[1:]
     assert not any(isinstance(one, Failure) for one in found.values())
     assert found[tickets[1]].tokens == run(engine(), requests[1]).tokens
+
+
+def test_who_cannot_be_started_fails_and_not_who_waits_before_it(engine, monkeypatch) -> None:
+    one = engine(chunk=10)
+    plain = one._store.acquire
+
+    def acquire(tokens, *rest):
+        if tokens[0] == 250:
+            raise RuntimeError("no lane for this one")
+        return plain(tokens, *rest)
+
+    monkeypatch.setattr(one._store, "acquire", acquire)
+    odd = Generate(Context().append([250, 5]), Sampling(0, 1, 2), NO_STEERING)
+    first, waits, failed = everything(one, [*alike(2)[:2], odd])
+    assert isinstance(failed, Failure) and "no lane for this one" in str(failed.error)
+    assert isinstance(first, Completion) and isinstance(waits, Completion)

@@ -68,6 +68,24 @@ def test_a_context_left_half_way_on_the_host_stays_there_too() -> None:
     assert reused == 6 and held(store, lane) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_context_that_is_asked_again_moves_off_the_host_but_for_its_last_token() -> None:
+    """That one is always computed anew, since its logits are wanted."""
+    store = KVStore(budget=256 * TOKEN, host_budget=10_000)
+    for tokens in ([1, 2, 3], [50]):
+        store.release(filled(store, tokens)[0])
+    assert filled(store, [1, 2, 3], most=2)[1] == 2
+    assert [one.tokens.tolist() for one in store.away] == [[50]]
+
+
+def test_of_lanes_that_hold_the_same_an_idle_one_is_taken_over() -> None:
+    store = KVStore()
+    busy = filled(store, [1, 2, 3])[0]
+    idle = filled(store, [1, 2, 3, 4])[0]
+    store.release(idle)
+    assert filled(store, [1, 2, 3, 9]) == (idle, 3)
+    assert held(store, busy) == [1, 2, 3] and len(store.lanes) == 2
+
+
 def test_the_least_recently_used_leaves_first_and_is_gone_first() -> None:
     store = KVStore(budget=256 * TOKEN, host_budget=20 * TOKEN)
     for start in (100, 200, 300, 400):  # ten tokens each: one on the device, two on the host, one gone
@@ -116,6 +134,49 @@ def test_contexts_that_are_all_in_use_are_all_kept(branches: int) -> None:
             assert reused == (turn and turn + 1)
             store.release(lane)
     assert len(store.lanes) == 4 * branches
+
+
+@pytest.mark.parametrize("reserved", [0, 5])
+def test_a_context_that_comes_back_late_is_still_there_while_there_is_room(reserved: int) -> None:
+    store = KVStore()
+    if reserved:
+        store.reserve(reserved, 20)
+    store.release(filled(store, [1, 2])[0])
+    for turn in range(30):
+        store.release(filled(store, [50, *range(turn)])[0])
+    store.release(filled(store, [90])[0])
+    assert filled(store, [1, 2, 3])[1] == 2
+
+
+def test_last_used_is_when_it_was_released() -> None:
+    store = KVStore(host_budget=10_000)
+    early, late = filled(store, [1, 2])[0], filled(store, [5, 6])[0]
+    store.release(late)
+    store.release(early)
+    store.budget = 2 * 256 * TOKEN
+    filled(store, [90])
+    assert [int(one.tokens[0]) for one in store.away] == [5]
+
+
+def test_what_memory_ran_out_under_is_not_reserved_again() -> None:
+    store = KVStore()
+    store.reserve(8, 600)
+    store.release(filled(store, [1, 2])[0])
+    assert store.bytes() == 8 * 768 * TOKEN
+    store.shrink()
+    filled(store, [1, 2])
+    assert store.bytes() == 256 * TOKEN
+
+
+def test_what_is_forgotten_is_gone_from_the_host_too_but_for_what_is_under_way() -> None:
+    store = KVStore(budget=256 * TOKEN, host_budget=10_000)
+    for tokens in ([1, 2, 3], [20, 21]):
+        store.release(filled(store, tokens)[0])
+    busy = filled(store, [7, 8])[0]
+    assert store.away
+    store.forget()
+    assert not store.away and held(store, busy) == [7, 8]
+    assert filled(store, [1, 2, 3, 4])[1] == 0 and filled(store, [7, 8, 9])[1] == 2
 
 
 def test_what_does_not_fit_the_host_crowds_out_nothing() -> None:
@@ -237,6 +298,14 @@ def test_a_long_context_comes_back_from_the_host_into_a_store_that_has_become_sh
     store.release(filled(store, [920, 921])[0])
     lane, reused = filled(store, [*long, 5])
     assert reused == 300 and held(store, lane) == [*long, 5] and held(store, busy) == [900, 901]
+
+
+@pytest.mark.parametrize(("budget", "lanes"), [(None, 4), (3, 3)])
+def test_room_is_made_for_twice_as_many_unless_that_breaks_the_budget(budget: int | None, lanes: int) -> None:
+    store = KVStore(None if budget is None else budget * 256 * TOKEN)
+    busy = [filled(store, [n, n + 1])[0] for n in (10, 20, 30)]
+    assert store.bytes() == lanes * 256 * TOKEN
+    assert [held(store, lane) for lane in busy] == [[n, n + 1] for n in (10, 20, 30)]
 
 
 def test_what_is_reserved_keeps_to_the_budget() -> None:

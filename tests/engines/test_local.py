@@ -73,6 +73,14 @@ def test_chunks_rows_and_kept_lanes_change_nothing(tiny_llama: Path, engine, opt
         close(a.residuals, b.residuals)
 
 
+def test_a_long_prompt_does_not_stall_the_rest(tiny_llama: Path) -> None:
+    engine = engine_of(tiny_llama, chunk=8)
+    engine.submit(Generate(Context().append([0, *range(5, 205)]), Sampling(0, 1, 2)))
+    short = engine.submit(Generate(Context().append([0, 7]), Sampling(0, 1, 4)))
+    assert [ticket for ticket, _ in engine.poll()] == [short]
+    assert engine.tokens_computed <= 8 * 6
+
+
 @settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=6))
 def test_cached_is_recomputed_whatever_was_asked_before(tiny_llama: Path, steps) -> None:
@@ -107,6 +115,13 @@ def test_kv_is_reused_for_equal_pairs_and_for_nothing_else(tiny_llama: Path) -> 
     longer = context.append([9, 9], b)
     run(engine, Score(longer, (((5,), (6,)), ((7, 8, 9),), ((7, 8), (30, 31))), a))
     assert run(engine, Generate(longer.append([4]), Sampling(0, 1, 2))).reused == len(longer)
+
+
+def test_a_score_leaves_its_lane_to_whoever_goes_on(tiny_llama: Path) -> None:
+    engine, context = engine_of(tiny_llama), Context().append([0, 5, 6, 7, 8])
+    run(engine, Score(context, (((5,),), ((6, 7, 8, 9),))))
+    assert run(engine, Generate(context.append([4]), Sampling(0, 1, 2))).reused == 5
+    assert len(engine._store.lanes) == 1
 
 
 def test_a_budget_gives_up_the_least_recently_used_and_returns_its_memory(tiny_llama: Path) -> None:
@@ -242,6 +257,23 @@ def test_one_cancelled_before_it_was_found_out_leaves_nothing_either(tiny_llama:
     engine.poll()
     engine.cancel(loud)
     assert run(engine, Score(Context().append([0, 5, 3, 8]), (((3,),),))).mass > 0
+
+
+def test_a_step_that_fails_leaves_nothing_that_is_not_finite_to_the_next(tiny_llama: Path, monkeypatch) -> None:
+    engine = engine_of(tiny_llama, dtype="float16", keep_lanes=1)
+    good = Generate(Context().append([0, 5, 3, 8]), Sampling(0, 1, 6), logprobs=True)
+    expected = run(engine, good).tokens
+    engine.forget()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_draw", fail)  # its keys and values are written by then
+        (failed,) = everything(engine, [Generate(Context().append([0, 7, 9] * 7, LOUD), Sampling(0, 1, 6))])
+    assert isinstance(failed, Failure) and "shapes" in str(failed.error)
+    assert all(bool(store.isfinite().all()) for store in engine._store._stores())
+    assert run(engine, good).tokens == expected
 
 
 def test_what_one_request_comes_to_grief_over_is_its_failure_alone(tiny_llama: Path, monkeypatch) -> None:

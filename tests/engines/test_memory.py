@@ -17,8 +17,8 @@ from tests.engines.contract import everything
 from tests.engines.test_local import DICTIONARY, engine_of, random_context, random_steering
 from tests.scenarios import driving
 from toolkit.context import Context
-from toolkit.engines import loading, memory, sampling
-from toolkit.engines.base import Completion, Failure, Generate, Read, Sampling, Score, run
+from toolkit.engines import jobs, loading, memory, sampling
+from toolkit.engines.base import Completion, Failure, Generate, Read, Request, Sampling, Score, run
 from toolkit.engines.local import LocalEngine
 from toolkit.engines.scripted import ScriptedEngine
 from toolkit.errors import OutOfMemory
@@ -40,6 +40,27 @@ def test_the_kv_foretold_is_the_kv_held(tiny_llama: Path, rollouts: int, tokens:
     everything(engine, [Generate(random_context(s, 2), Sampling(0.8, 1, 9, (s,))) for s in range(rollouts)])
     assert engine._store.bytes() == forecast.kv == -(-5 * rollouts // 4) * 256 * 1024
     assert str(forecast).startswith(f"{rollouts} rollouts x up to {tokens:,} tokens on cpu: KV ")
+
+
+def test_no_more_is_foretold_than_goes_abreast_and_fits_the_window(tiny_llama: Path) -> None:
+    engine = engine_of(tiny_llama, most_rows=3, chunk=8)
+    forecast = engine.prepare(50, 10**9)
+    assert (forecast.rollouts, forecast.tokens) == (50, engine.info.window)
+    assert forecast.step == memory.step_bytes(loading.text_config(engine.model), torch.float64, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("request_", "most"),
+    [
+        (Generate(Context().append([1] * 10), Sampling(0, 1, 30)), 40),
+        (Generate(Context().append([1] * 10), Sampling(0, 1, 300)), 100),
+        (Score(Context().append([1] * 10), (((5,), (6, 7, 8)), ((9,),))), 13),
+        (Read(Context().append([1] * 10), (0,), (0,)), 10),
+    ],
+    ids=["response", "up to the window", "longest spelling", "read"],
+)
+def test_a_request_is_as_long_as_it_may_become(request_: Request, most: int) -> None:
+    assert jobs.longest(request_, 100) == most
 
 
 def test_weights_are_counted_with_their_packed_copies(tiny_llama: Path, monkeypatch) -> None:
@@ -178,6 +199,17 @@ def test_one_shortage_gives_up_waiting_contexts_only(tiny_llama, monkeypatch) ->
     scarce(monkeypatch, engine, lambda _, before: before < 1, ERRORS[0])
     assert outcome(engine) == outcome(engine_of(tiny_llama, dtype="float32"))
     assert len(said) == 1 and (engine.most_rows, engine.chunk) == (64, 1024)
+
+
+def test_a_shortage_long_after_another_is_met_as_the_first_was(tiny_llama, monkeypatch) -> None:
+    said: list[str] = []
+    engine, short = engine_of(tiny_llama, say=said.append), [False]
+    scarce(monkeypatch, engine, lambda *_: short.pop() if short else False, ERRORS[0])
+    for s in (20, 21, 22):
+        run(engine, Generate(random_context(s), Sampling(0, 1, 3)))
+        short.append(True)
+    assert len(said) == 2 and all("kept KV of waiting rollouts" in line for line in said)
+    assert (engine.most_rows, engine.chunk) == (64, 1024)
 
 
 def test_a_shortage_while_drawing_takes_no_number_twice(tiny_llama, monkeypatch) -> None:

@@ -130,8 +130,7 @@ class KVStore:
 
     def room(self, longest: int) -> bool:
         """Whether one more request of `longest` tokens keeps to the budget; always true while none is under way."""
-        busy = sum(lane.busy for lane in self.lanes)
-        return not busy or busy < self.affordable(longest)
+        return sum(lane.busy for lane in self.lanes) < self.affordable(longest)
 
     def affordable(self, longest: int) -> int:
         """How many lanes fit the budget, if they are to hold `longest` tokens each. At least one."""
