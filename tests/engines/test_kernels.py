@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import types
 from torch.nn.functional import silu
 
 from toolkit.engines import fused, kernels
@@ -35,6 +37,19 @@ def test_where_nothing_is_compiled_a_loop_says_so(monkeypatch) -> None:
     monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
     with pytest.raises(Unsupported, match="unset it"):
         kernels.compiled(twice)(3.0)
+
+
+def test_what_two_processes_keep_at_once_is_not_taken_for_each_other(monkeypatch, tmp_path: Path) -> None:
+    """The second has looked before the first had written, and writes its index first and its code last."""
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+    file = "numba.core.caching.IndexDataCacheFile"
+    with monkeypatch.context() as at_once:
+        at_once.setattr(f"{file}._load_index", lambda _: {})
+        assert kernels.compiled(twice)(1.5) == 3
+        at_once.setattr(f"{file}._save_index", lambda *_: None)
+        assert kernels.compiled(twice)(2) == 4
+    third = kernels.compiled(twice)
+    assert third(1.5) == 3 and third.stats.cache_hits and third.signatures == [(types.float64,)]
 
 
 def numbers(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
