@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
 from toolkit import tools
 from toolkit.context import Author, Context, Segment
@@ -187,6 +187,12 @@ class Reading(InRound):
     """The most active ones, highest first; only those above 0."""
     values: tuple[float, ...]
     """Their aggregated activations."""
+
+    @model_validator(mode="after")
+    def _paired(self) -> Reading:
+        if len(self.features) != len(self.values):
+            raise ValueError(f"{len(self.features)} features have {len(self.values)} values")
+        return self
 
 
 class Response(InRound):

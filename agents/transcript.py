@@ -6,6 +6,7 @@ Knows no engine, no torch and no loop. A finished record is never changed; one c
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ def read(path: str | Path) -> Transcript:
         if last and not line:
             break
         try:
-            data = json.loads(line, parse_constant=_no_constant)
+            data = json.loads(line, parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError):
             if last:
                 torn = True
@@ -188,6 +189,12 @@ def _event(where: str, data: object) -> Event:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{text} is more than a float can hold")
+    return number
 
 
 def _in_order(where: str, before: list[Event], event: Event) -> None:

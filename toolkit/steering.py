@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ class Intervention:
 
     `strength` is in the unit of the dictionary (see `FeatureDictionary.unit`); `dictionary` is that
     dictionary's key, a content hash, so a placebo arm (another dictionary) is another intervention.
-    Raises BadInput on a strength that is not a finite number, a negative feature or an unknown mode.
+    Raises BadInput on a strength that is not a finite number, a feature that is no whole number from 0 on or an unknown
+    mode.
     """
 
     dictionary: str
@@ -41,7 +43,12 @@ class Intervention:
     source: Source = "self"
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.strength):
+        try:  # one spelling of a number, for digests: 12, whatever library it comes from
+            object.__setattr__(self, "feature", int(operator.index(self.feature)))
+            finite = math.isfinite(self.strength)
+        except (TypeError, OverflowError) as error:
+            raise BadInput(f"feature {self.feature!r} or strength is no number of its kind: {error}") from None
+        if not finite:
             raise BadInput(f"strength {self.strength!r} is not a finite number; give one such as 0.3")
         if self.feature < 0:
             raise BadInput(f"feature {self.feature} is negative; features are numbered from 0")

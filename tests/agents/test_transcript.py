@@ -143,6 +143,15 @@ def _with(line: bytes, **change: Any) -> bytes:
     return json.dumps({**json.loads(line), **change}).encode() + b"\n"
 
 
+def _held(**change: Any) -> dict[str, Any]:
+    return {"dictionary": "key", "feature": 1, "strength": 0.5, **change}
+
+
+def _reading(**change: Any) -> bytes:
+    facts = {"event": "reading", "round": 1, "layer": 2, "aggregation": "mean", "tokens": 3, "steered": "x"}
+    return json.dumps({**facts, **change}).encode() + b"\n"
+
+
 DAMAGE = [
     (lambda ls: [ls[0], ls[1][:20] + b"\n", *ls[2:]], 2, "not JSON"),
     (lambda ls: [ls[0], b"\n", *ls[1:]], 2, "not JSON"),
@@ -156,6 +165,10 @@ DAMAGE = [
     (lambda ls: [ls[0], _with(ls[1], steering=[{"feature": 1}]), *ls[2:]], 2, "steering"),
     (lambda ls: [ls[0], _with(ls[1], steering=7), *ls[2:]], 2, "steering"),
     (lambda ls: [ls[0], ls[1].replace(b'"round":1', b'"round":NaN'), *ls[2:]], 2, "not JSON"),
+    (lambda ls: [ls[0], ls[1].replace(b'"round":1', b'"round":1e999'), *ls[2:]], 2, "not JSON"),
+    (lambda ls: [ls[0], _with(ls[1], steering=[_held(strength=10**400)]), *ls[2:]], 2, "int too large"),
+    (lambda ls: [ls[0], _with(ls[1], steering=[_held(feature=1.5)]), *ls[2:]], 2, "feature 1.5"),
+    (lambda ls: [ls[0], ls[1], _reading(features=[1, 2], values=[0.5]), *ls[2:]], 3, "2 features have 1 values"),
     (lambda ls: ls[1:], 1, "begins with its one start"),
     (lambda ls: [ls[0], *ls], 2, "begins with its one start"),
     (lambda ls: [*ls, ls[1]], None, "after the end"),
@@ -253,6 +266,7 @@ STEERINGS = st.lists(
         st.sampled_from(SOURCES),
     ),
     max_size=4,
+    unique_by=lambda one: (one.dictionary, one.feature),  # none is clamped or projected out twice
 ).map(lambda found: Steering.of(*found))
 TEXTS = st.text(st.characters(codec=None))
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -144,6 +148,20 @@ def test_a_feature_is_clamped_or_projected_out_once_at_most(some: list[Intervent
 def test_an_intervention_that_means_nothing_is_refused(field: str, value: object) -> None:
     with pytest.raises(BadInput, match=str(value) if field != "strength" else "finite"):
         Intervention(**{"dictionary": "a", "feature": 1, "strength": 0.3, field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("feature", "strength"), [(1.5, 0.3), (1.0, 0.3), ("1", 0.3), (1, "0.3"), (1, 10**400)])
+def test_numbers_of_another_kind_are_refused(feature: object, strength: object) -> None:
+    with pytest.raises(BadInput, match="no number of its kind"):
+        Intervention("a", feature, strength)  # type: ignore[arg-type]
+
+
+def test_a_feature_numbered_by_numpy_or_torch_is_the_same_intervention() -> None:
+    plain = Steering.of(Intervention("a", 5, 0.5))
+    for five in (np.int64(5), np.array([5])[0], torch.tensor(5)):
+        other = Steering.of(Intervention("a", five, np.float32(0.5)))
+        assert other == plain and other.digest == plain.digest
+        assert json.dumps(other.to_json()) == json.dumps(plain.to_json())
 
 
 def test_a_swap_past_the_end_is_refused() -> None:
