@@ -13,11 +13,13 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from tests.engines.contract import everything
+from tests.engines.recorded import Cuda
 from tests.engines.test_local import DICTIONARY, TWO_LAYERS, engine_of, steer
 from toolkit.context import Context
 from toolkit.engines.base import Completion, Generate, Sampling, Score, check_steered, run
+from toolkit.engines.forward import Forward
 from toolkit.engines.local import LocalEngine
-from toolkit.engines.static import StaticStep
+from toolkit.engines.static import StaticStep, cuda_graphs
 from toolkit.steering import Steering
 
 
@@ -32,23 +34,29 @@ def traced(body, buffers):
     return replay
 
 
-def static_engine(folder: Path, **options) -> LocalEngine:
+def static_engine(folder: Path, capture=traced, **options) -> LocalEngine:
     engine = engine_of(folder, **options)
-    engine._static = StaticStep(engine._forward, traced)
+    engine._static = StaticStep(engine._forward, capture)
     return engine
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    monkeypatch.setattr(torch, "cuda", found := Cuda())
+    return found
 
 
 def adding(seed: int) -> Steering:
     return Steering.of(steer(seed % 12, 0.9), steer(seed % 7, -0.6, dictionary=TWO_LAYERS))
 
 
-def requests(n: int) -> list:
-    """Of unlike lengths and steerings, so that rows leave and join; one scores."""
+def requests(n: int, more: int = 0) -> list:
+    """Of unlike lengths and steerings, so that rows leave and join; one scores. more: for other steerings."""
     asked = []
     for s in range(n):
-        context = Context().append([0, 5 + s]).append([9 + s, 80, 41 + s][: 1 + s % 3], adding(s)).append([7])
+        context = Context().append([0, 5 + s]).append([9 + s, 80, 41 + s][: 1 + s % 3], adding(s + more)).append([7])
         sampling = Sampling(0.8, 1, 3 + (5 * s) % 11, ("st", s))
-        asked.append(Generate(context, sampling, adding(s + 1), DICTIONARY.key, True))
+        asked.append(Generate(context, sampling, adding(s + more + 1), DICTIONARY.key, True))
     return [*asked, Score(Context().append([0, 9, 8]), (((3,), (4, 5)), ((6, 7, 8),)), adding(2))]
 
 
@@ -74,12 +82,11 @@ def test_replayed_is_eager(tiny_llama: Path, options) -> None:
 
 def test_other_steering_rows_that_leave_and_rows_that_join_capture_nothing_anew(tiny_llama: Path) -> None:
     engine = static_engine(tiny_llama, most_rows=4)
-    for s in range(9):
+    for s in range(15):
         engine._table.row(adding(s))  # the table has grown to its size
-    everything(engine, requests(4))
-    before = engine._static.captures
-    everything(engine, requests(8))
-    assert engine._static.captures == before <= 3  # four rows, two, one
+    for more in (0, 3, 6):
+        everything(engine, requests(8, more))
+    assert engine._static.captures <= 3 * 3  # four rows, two, one; as they lie in the store
 
 
 def test_what_a_table_row_cannot_say_runs_eagerly(tiny_llama: Path) -> None:
@@ -127,3 +134,48 @@ def test_stores_that_were_allocated_anew_are_captured_anew(tiny_llama: Path) -> 
         request = Generate(Context().append([0, 9, 8, seed]), Sampling(0.8, 1, 6, ("n", seed)), adding(seed))
         engine._store.shrink()
         assert run(engine, request).tokens == run(plain, request).tokens
+
+
+@pytest.mark.parametrize("options", [{"most_rows": 4}, {"keep_lanes": 99}, {"chunk": 2, "kv_budget": 1}], ids=str)
+def test_a_cuda_graph_is_eager(tiny_llama: Path, cuda: Cuda, options) -> None:
+    """The eager passes between are what makes a replay fail that reads what nobody holds."""
+    said: list[str] = []
+    engine = static_engine(tiny_llama, cuda_graphs(torch.device("cpu")), say=said.append, **options)
+    plain = engine_of(tiny_llama, **options)
+    for more in range(3):  # the second and third find lanes in use, the table grows
+        asked = requests(7, more=9 * more)
+        for one, other in zip(everything(engine, asked), everything(plain, asked), strict=True):
+            alike(one, other)
+    assert not said and engine._static.captures
+    assert len(cuda.streams) == 1 and cuda.now == "the default stream" and cuda.mode == 0
+
+
+def test_graphs_that_are_all_gone_leave_no_memory_to_capture_into(tiny_llama: Path, cuda: Cuda) -> None:
+    said: list[str] = []
+    engine = static_engine(tiny_llama, cuda_graphs(torch.device("cpu")), say=said.append)
+    for seed in (1, 2):
+        run(engine, Generate(Context().append([0, 9, 8, seed]), Sampling(0.8, 1, 6, ("n", seed)), adding(seed)))
+        engine._static.forget()
+    assert engine._static.captures == 2 and not said and not any(cuda.in_use.values())
+
+
+def test_lanes_far_from_the_first_are_replayed_too(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, plain = static_engine(tiny_llama), engine_of(tiny_llama)
+    contexts = [Context().append([0, 9, 8, s]) for s in range(11)]
+    everything(engine, [Generate(c, Sampling(0.8, 1, 3, ("f", s))) for s, c in enumerate(contexts)])
+    asked = [
+        Generate(contexts[s].append([5]), Sampling(0.8, 1, 6, ("g", s)), adding(s), DICTIONARY.key) for s in (3, 7, 10)
+    ]
+    expected = everything(plain, asked)
+    monkeypatch.setattr(Forward, "__call__", lambda *_: pytest.fail("a step ran eagerly"))
+    for one, other in zip(everything(engine, asked), expected, strict=True):
+        assert one.tokens == other.tokens
+        torch.testing.assert_close(one.residuals, other.residuals, rtol=1e-9, atol=1e-10)
+
+
+def test_a_capture_that_fails_leaves_the_stream_as_it_was(tiny_llama: Path, cuda: Cuda) -> None:
+    capture = cuda_graphs(torch.device("cpu"))
+    buffer = torch.ones(2)
+    with pytest.raises(RuntimeError, match="capturing: _local_scalar_dense"):
+        capture(lambda x: (x * float(x.sum()),), (buffer,))
+    assert cuda.now == "the default stream"

@@ -106,15 +106,17 @@ def _runs(spans: list[Span]) -> Iterator[list[Span]]:
 
 @dataclass(frozen=True)
 class Rows:
-    """A pass whose row r adds one token to lane r, where `active`. Nothing of it depends on what the tensors hold.
+    """A pass that adds one token to each of some lanes. Nothing of it depends on what the tensors hold.
 
-    positions, active: [R]. keys: places of each lane that are looked at.
+    lanes, positions: [R]. active: [R], which rows are there; None if all are. keys: places of each lane that are looked
+    at. together: whether row r's lane is lane r, so that keys need not be copied.
     """
 
     lanes: Tensor
     positions: Tensor
-    active: Tensor
+    active: Tensor | None
     keys: int
+    together: bool
     _plans: dict[int | None, list[Piece]] = field(default_factory=dict)
 
     @property
@@ -126,13 +128,14 @@ class Rows:
         return self.keys
 
     def pieces(self, window: int | None) -> list[Piece]:
-        """One call for all rows, whose keys are a view, masked."""
+        """One call for all rows, masked."""
         if window not in self._plans:
             at = torch.arange(self.keys, device=self.lanes.device)
             mask = at <= self.positions[:, None]
             if window:
                 mask = mask & (at > self.positions[:, None] - window)
-            self._plans[window] = [Piece(0, self.count, range(self.count), self.keys, mask)]
+            lanes = range(self.count) if self.together else self.lanes
+            self._plans[window] = [Piece(0, self.count, lanes, self.keys, mask)]
         return self._plans[window]
 
 

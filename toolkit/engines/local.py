@@ -100,7 +100,8 @@ class LocalEngine:
         self._table = table.SteeringTable(self.info.n_layers, self.info.d_model, self.device, wide, floor)
         expected = proof.plain(self.model)
         self._forward = Forward(self.model, self._store, self._table, floor, (threads or THREADS) if cpu else 1)
-        self._static = StaticStep(self._forward, cuda_graphs()) if graphs and self.device.type == "cuda" else None
+        graphs = graphs and self.device.type == "cuda"
+        self._static = StaticStep(self._forward, cuda_graphs(self.device)) if graphs else None
         self._short = False  # whether the last step was of one-token spans only
         self._waiting: deque[tuple[int, Request]] = deque()
         self._active: list[Job] = []
@@ -271,7 +272,7 @@ class LocalEngine:
     def _pass(self, tokens: list[int], rows: list[int], spans: list[Span], wanted: frozenset[int]) -> Tensor:
         """Normed residuals of the step's tokens: by the captured step if there is one that can, else eagerly."""
         lanes = [lane for lane, _, _, _ in spans]
-        if self._static is not None and len(tokens) == len(spans) and self._static.fits(rows, lanes, wanted):
+        if self._static is not None and len(tokens) == len(spans) and self._static.fits(rows, wanted):
             try:
                 return self._static(tokens, rows, lanes, [start for _, _, _, start in spans])
             except RuntimeError as error:
