@@ -128,8 +128,17 @@ MEMINFO = {"proc/meminfo": "MemTotal: 99 kB\nMemAvailable:   1000 kB\n"}
             },
             1,
         ),
+        (
+            {  # its limit was lowered under what it has
+                **MEMINFO,
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": "700000\n",
+                "sys/fs/cgroup/memory.current": "800000\n",
+            },
+            0,
+        ),
     ],
-    ids=["not Linux", "no groups", "no limit", "version 2", "version 1"],
+    ids=["not Linux", "no groups", "no limit", "version 2", "version 1", "over its limit"],
 )
 def test_memory_free_is_no_more_than_a_container_or_job_may_have(tmp_path: Path, files, free) -> None:
     assert memory.host_free_bytes(tree(tmp_path, files)) == free

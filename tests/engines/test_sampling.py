@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +32,13 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p() -> None:
     counts = drawn(probabilities.log().tolist(), 1.0, 0.7)
     assert counts[2:].sum() == 0
     assert abs(counts[0].item() / 20_000 - 0.5 / 0.8) < 0.02
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0])  # 1 is what float32 makes of a draw just below it
+def test_no_draw_takes_a_token_outside_the_nucleus(uniform: float) -> None:
+    logits = torch.tensor([[-3.0, 1.0, 1.5, -3.0]])
+    token, _ = draw(logits, torch.ones(1), torch.tensor([0.9]), torch.tensor([uniform]))
+    assert token.tolist() == [1 if uniform == 0 else 2]
 
 
 def test_temperature_zero_is_the_largest_logit_and_the_lowest_id_on_ties() -> None:

@@ -159,7 +159,7 @@ PLAN = Plan(
     "1-0", (20, 5), (Row(), Row({1: np.ones(4, np.float32)})), ((0, 1, 1),), stream=("a", 1), score=((0, (3,)),)
 )
 WRONG: list[dict[str, Any]] = [
-    {"tokens": []},
+    {"tokens": [], "runs": [], "score": []},
     {"tokens": ["20"]},
     {"tokens": [97]},
     {"tokens": [1.0]},
@@ -169,15 +169,18 @@ WRONG: list[dict[str, Any]] = [
     {"runs": [[0, 3, 1]]},
     {"runs": [[0, 1, 2]]},
     {"runs": [[-1, 1, 1]]},
+    {"runs": [[1, 2, 1]]},
     {"rows": []},
     {"rows": [{}]},
-    {"rows": [[{"1": pack(np.ones(4))}, {}]]},
+    {"rows": [[{"1": pack(np.ones(4))}, {}], [{"1": pack(np.ones(4))}, {}]]},
     {"rows": [[{}, {}], [{"2": pack(np.ones(4))}, {}]]},
     {"rows": [[{}, {}], [{"1": pack(np.ones(3))}, {}]]},
     {"rows": [[{}, {}], [{"1": pack(np.full(4, np.nan))}, {}]]},
     {"rows": [[{}, {}], [{"1": "gASVBQAAAAAAAABLAS4="}, {}]]},
     {"rows": [[{}, {}], [{"1": pack(np.ones(4))}, {"1": pack(np.ones(6))}]]},
     {"rows": [[{}, {}], [{"1": pack(np.ones(4))}, {"0": pack(np.ones(4))}]]},
+    {"rows": [[{}, {}], [{"1": pack(np.ones(4))}, {"1": pack(np.full(4, np.nan))}]]},
+    {"stops": ["20"]},
     {"layers": [2]},
     {"positions": [2]},
     {"score": [[2, [3]]]},

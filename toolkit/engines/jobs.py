@@ -58,11 +58,12 @@ class Span:
     def left(self) -> int:
         return len(self.tokens) - self.done
 
-    def result(self) -> Tensor:
-        """Log-probabilities [t, V] of the logits that were wanted, float64 on the CPU."""
+    def logprobs(self) -> Tensor:
+        """Log-probabilities [t, V] of the t logits that were wanted, float64 on the CPU."""
         return torch.log_softmax(torch.cat([part.cpu() for part in self.logits]).double(), -1)
 
     def kept(self, layer: int) -> Tensor:
+        """Residuals [T, D] of the computed tokens at one of `layers`; raises as `joined` does."""
         return joined(self.residuals[layer], layer)
 
 
@@ -190,7 +191,7 @@ def score(request: Score, tokens: list[int], rows: list[int], row: int, lane: La
     context = len(request.context)
     span = Span(tokens, rows, "last logits")
     yield span
-    first, counts = span.result(), steered()
+    first, counts = span.logprobs(), steered()
     if all(len(spellings) == len(spellings[0]) == 1 for spellings in request.options):  # such as a whole vocabulary
         found = first[0, torch.tensor([spellings[0][0] for spellings in request.options])]
         check_finite(found, "logits")
@@ -204,7 +205,7 @@ def score(request: Score, tokens: list[int], rows: list[int], row: int, lane: La
                 branch = Span(spelling[:-1], [row] * (len(spelling) - 1), "all logits")
                 lane.length = context
                 yield branch
-                logprobs = torch.cat([first, branch.result()])
+                logprobs = torch.cat([first, branch.logprobs()])
             parts.append(logprobs[torch.arange(len(spelling)), torch.tensor(spelling)].sum())
         sums.append(float(torch.logsumexp(torch.stack(parts), 0)))
     lane.length = context
@@ -213,6 +214,7 @@ def score(request: Score, tokens: list[int], rows: list[int], row: int, lane: La
 
 
 def read(request: Read, tokens: list[int], rows: list[int], last: int, reused: int, steered: Steered) -> Work:
+    """What was not reused in one span; whether it is finite, its `last` layer tells, whichever layers are wanted."""
     span = Span(tokens, rows, "nothing", tuple(dict.fromkeys((*request.layers, last))))
     yield span
     span.kept(last)
@@ -236,6 +238,7 @@ def longest(request: Request, window: int) -> int:
 
 
 def _capture_layer(request: Request, table: SteeringTable) -> int | None:
+    """The layer whose residuals a Generate wants. Raises SteeringError if its dictionary is not attached."""
     if not isinstance(request, Generate) or request.capture is None:
         return None
     return table.dictionary(request.capture).reader.layer

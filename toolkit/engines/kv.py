@@ -40,6 +40,7 @@ class Lane:
         return sum(one.nbytes for one in self.parked)
 
     def common_prefix(self, tokens: np.ndarray, rows: np.ndarray) -> int:
+        """Leading (token, row) pairs of a context whose keys are here."""
         return common_prefix(self.tokens[: self.length], self.rows[: self.length], tokens, rows)
 
     def extend(self, tokens: Sequence[int] | np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
@@ -141,6 +142,7 @@ class KVStore:
         return max(1, self.budget // (token * max(memory.places(longest), self._most_places())))
 
     def release(self, lane: Lane) -> None:
+        """Leave a lane, with what it holds, to whoever comes; its place among the last used counts from now."""
         self._clock += 1
         lane.busy, lane.last_used = False, self._clock
 
@@ -205,9 +207,11 @@ class KVStore:
             self._shape(max(len(self.lanes), self._reserved[0]), max(self._most_places(), self._reserved[1]))
 
     def bytes(self) -> int:
+        """What the stores take on the device, used or not."""
         return sum(t.nbytes for t in self._stores())
 
     def away_bytes(self) -> int:
+        """What lanes that left the device take on the host."""
         return sum(lane.parked_bytes for lane in self.away)
 
     def token_bytes(self) -> int:

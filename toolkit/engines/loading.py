@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-EXACT_ROWS = 16
+EXACT_ROWS = 16  # residuals that are scored together, zeros among them if they are fewer
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -100,7 +100,7 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def final_norm(model: PreTrainedModel) -> nn.Module:
-    """The norm between the last block and the unembedding."""
+    """The norm between the last block and the unembedding. Raises Unsupported if it has no name that is known."""
     decoder = model.get_decoder()
     for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f"):
         module = getattr(decoder, name, None)

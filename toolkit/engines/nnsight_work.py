@@ -111,6 +111,7 @@ def score(request: Score, rows: tuple[int, ...], after: int, table: SteeringTabl
 
 
 def read(request: Read, rows: tuple[int, ...], table: SteeringTable) -> Work:
+    """One trace over the whole context."""
     answer = yield look(request.context.tokens, rows, kept=request.layers, positions=request.positions)
     return Residuals(on_cpu(answer["residuals"]), table.counts(Counter(rows)))
 
@@ -122,6 +123,7 @@ def look(
     positions: Sequence[int] = (),
     asked: Sequence[tuple[int, int]] = (),
 ) -> Pass:
+    """A pass over a context for residuals, for log-probabilities, or for both; arguments as in nnsight_trace.look."""
     return Pass("look", ids, rows, {"kept": kept, "positions": positions, "asked": asked})
 
 
@@ -146,7 +148,7 @@ def check(one: Pass, answer: Mapping[str, Any], layers: frozenset[int]) -> None:
 
 
 def on_cpu(residuals: Tensor) -> Tensor:
-    """float32, or float64 from a float64 model. Raises SteeringError if a residual is not finite."""
+    """The same shape, float32, or float64 from a float64 model. Raises SteeringError if a residual is not finite."""
     whole = residuals.cpu() if residuals.dtype == torch.float64 else residuals.cpu().float()
     check_finite(whole, "residuals")
     return whole

@@ -124,21 +124,21 @@ class VllmEngine:
         finished: list[tuple[int, Result | Failure]] = [*self._failed]
         self._failed = []
         while not finished and self._pending:
-            some = self.servers.poll()
-            if not some:  # a step that was interrupted, say
+            answers = self.servers.poll()
+            if not answers:  # a step that was interrupted, say
                 lost = SteeringError("the step that this request was in was not finished; ask again")
                 finished = [(ticket, Failure(lost)) for ticket in self._pending]
                 self._pending = {}
-            for name, found in some:
+            for name, answer in answers:
                 ticket = int(name.split("-")[0])
                 pending = self._pending.get(ticket)
                 if pending is None:
                     continue
-                if isinstance(found, Exception):
+                if isinstance(answer, Exception):
                     self.cancel(ticket)
-                    finished.append((ticket, Failure(found)))
+                    finished.append((ticket, Failure(answer)))
                     continue
-                pending.outcomes[name] = found
+                pending.outcomes[name] = answer
                 if len(pending.outcomes) == len(pending.plans):
                     del self._pending[ticket]
                     try:
@@ -206,8 +206,7 @@ class VllmEngine:
                 None if first.residuals is None else torch.tensor(first.residuals[:, 0]),
                 first.reused,
             )
-        if isinstance(request, Read):
-            # vLLM draws one token after every prompt; it is not computed
+        if isinstance(request, Read):  # vLLM draws a token after every prompt; not computed, it is not counted either
             return Residuals(torch.tensor(first.residuals), steered)
         return _scores(request, pending, steered)
 

@@ -82,7 +82,7 @@ class Core:
             if importlib.util.find_spec(module) is None:
                 raise Unsupported(
                     f"the vLLM engine steers through the plugin vllm-lens, and {package} is not installed here; see"
-                    " docs/scale.md for what to install, or use --engine local"
+                    " docs/scale.md for what to install, or use the local engine (--device auto)"
                 )
         # the scheduler stays in this process, so that one that dies is an error here and not a silence
         if wrong := OURS.intersection(options):

@@ -173,7 +173,7 @@ def _demands(plan: Plan, about: Mapping[str, Any]) -> Iterator[tuple[str, bool]]
     rows, places, words = range(len(plan.rows)), range(size), range(about["vocabulary"])
     yield "id", isinstance(plan.id, str)
     yield "tokens", size > 0 and _within(plan.tokens, words)
-    yield "length", _within((plan.most,), range(1, about["window"] - size + 1))
+    yield "most", _within((plan.most,), range(1, about["window"] - size + 1))
     deltas = [(layer, delta) for row in plan.rows for layer, delta in row.deltas.items()]
     yield "rows", bool(rows) and not plan.rows[0].deltas and _within((layer for layer, _ in deltas), layers)
     yield "deltas", all(len(delta) == width and bool(np.isfinite(delta).all()) for _, delta in deltas)
@@ -186,7 +186,7 @@ def _demands(plan: Plan, about: Mapping[str, Any]) -> Iterator[tuple[str, bool]]
             for start, length, _ in plan.runs
         ),
     )
-    yield "row", _within((plan.after,), rows)
+    yield "after", _within((plan.after,), rows)
     numbers = (plan.temperature, plan.top_p)
     yield "sampling", all(type(x) in (int, float) for x in numbers) and 0 <= numbers[0] <= 100 and 0 < numbers[1] <= 1
     yield "stream", all(type(name) in (int, str) for name in plan.stream)
