@@ -9,12 +9,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # threads that wait by spinning take the core from the process that they wait for
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ["COLUMNS"] = "80"  # tests read what is printed: as wide, and as plain, whoever starts them
 
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TERMINAL_WIDTH", "SELFSTEER_DEBUG"):
+    os.environ.pop(name, None)
 settings.register_profile("selfsteer", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50)
 settings.register_profile("ci", settings.get_profile("selfsteer"), derandomize=True)
 # examples are new ones each time, but where a change lands: what fails there must be what the change did
