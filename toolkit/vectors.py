@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ ReadTexts = Callable[[Sequence[str], Sequence[int]], list[Tensor]]
 """(texts, layers) to one [T, L, D] tensor of residuals a text."""
 
 _DIRECTION = re.compile(r"direction\.([0-9]{1,6})")
+SHORTEST = 1e-12  # below which float32 tells no direction from a sum of squares
 FORMULA = "mean over tokens of the texts with it, minus mean over tokens of the baseline"
 
 
@@ -45,18 +49,29 @@ class Vectors:
     corpora: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "values", self.values.detach().float().cpu())
+        if self.values.dim() != 3:
+            raise BadInput(f"values have shape {tuple(self.values.shape)}; give [vectors, layers, d_model]")
         n, layers = self.values.shape[:2]
         if (len(self.labels), len(self.layers), len(self.norms)) != (n, layers, layers):
             raise BadInput(
                 f"{n} vectors over {layers} layers need as many labels and norms; got {len(self.labels)} labels,"
                 f" {len(self.layers)} layers and {len(self.norms)} norms"
             )
+        for what, some in (("label", self.labels), ("layer", self.layers)):
+            if twice := [one for one, count in Counter(some).items() if count > 1]:
+                raise BadInput(f"{what} {twice[0]!r} is there twice; vectors are told apart by it")
         if not bool(self.values.isfinite().all()):
             raise BadInput("a vector is not finite; extract it again from texts that are not empty")
-        dead = [self.labels[i] for i in (self.values.norm(dim=-1) == 0).all(-1).nonzero()[:, 0].tolist()]
+        lengths = self.values.norm(dim=-1)
+        dead = [self.labels[i] for i in (lengths == 0).all(-1).nonzero()[:, 0].tolist()]
         if dead:
             raise BadInput(f"vector {dead[0]!r} is zero; its texts and their baseline are the same")
-        if not self.multiple > 0 or self.read_layer not in self.layers:
+        for i in ((lengths != 0) & ((lengths < SHORTEST) | lengths.isinf())).any(-1).nonzero()[:, 0].tolist():
+            raise BadInput(f"vector {self.labels[i]!r} has lengths {lengths[i].tolist()}; scale it to about 1 first")
+        if not all(0 < norm < math.inf for norm in self.norms):
+            raise BadInput(f"mean residual norms {self.norms} must be positive numbers; measure them at each layer")
+        if not 0 < self.multiple < math.inf or self.read_layer not in self.layers:
             raise BadInput(
                 f"multiple {self.multiple} must be positive and read layer {self.read_layer} one of {self.layers}"
             )
@@ -77,6 +92,10 @@ def extract(
     skip: tokens left out at the start of each text (the first is the attention sink and unlike all others).
     Marks and Tegmark 2023 and Turner et al. 2023 use this difference; the mean is over tokens, not over texts.
     """
+    if skip < 0 or not texts:
+        raise BadInput(
+            f"skip {skip} of {len(texts)} labels makes no vector; skip 0 tokens or more, and give some texts"
+        )
     own = baseline if isinstance(baseline, Mapping) else {}
     shared = None if isinstance(baseline, Mapping) else _mean(read(list(baseline), layers), skip, "the baseline")
     values, norms, corpora = [], [], {}
@@ -128,7 +147,7 @@ def _sha(texts: Sequence[str]) -> str:
 
 
 class VectorDirections:
-    """Unit directions; strength 1.0 adds `multiple` mean residual norms along them, shared out over the layers."""
+    """Unit directions; strength 1.0 adds `multiple` mean residual norms along them, at each of the layers."""
 
     def __init__(self, vectors: Vectors) -> None:
         self._norms = torch.tensor(vectors.norms)
@@ -136,7 +155,8 @@ class VectorDirections:
         self._unit_vectors = vectors.values / vectors.values.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         self.d_model = int(vectors.values.shape[-1])
         self.layers = vectors.layers
-        self.unit = f"strength 1.0 is {vectors.multiple:g} times the mean residual norm"
+        each = f" at each of {len(vectors.layers)} layers" if len(vectors.layers) > 1 else ""
+        self.unit = f"strength 1.0 is {vectors.multiple:g} times the mean residual norm{each}"
         text = f"{vectors.layers}{vectors.norms}{vectors.multiple}"
         self.digest = hashlib.sha256(text.encode() + self._unit_vectors.numpy().tobytes()).hexdigest()[:16]
 
@@ -211,8 +231,13 @@ def load_vectors(folder: str | Path) -> Vectors:
         facts = json.loads((folder / "manifest.json").read_text())
         if facts["format"] != "selfsteer vectors 1":
             raise BadInput(f"{folder} has format {facts['format']!r}, not 'selfsteer vectors 1'")
+        values = load_file(folder / "vectors.safetensors")["vectors"]
+        for label, value in zip(facts["labels"], values, strict=True):
+            told, found = facts["lengths"][label], value.float().norm(dim=-1).tolist()
+            if len(told) != len(found) or not all(map(partial(math.isclose, rel_tol=1e-3), told, found)):
+                raise BadInput(f"{folder}: {label!r} has lengths {found}, its manifest says {told}; save both again")
         return Vectors(
-            load_file(folder / "vectors.safetensors")["vectors"],
+            values,
             tuple(facts["labels"]),
             tuple(facts["layers"]),
             tuple(facts["norms"]),

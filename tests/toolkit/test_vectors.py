@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,47 @@ def test_damaged_libraries_are_refused_by_name(tmp_path: Path) -> None:
         Vectors(torch.full((1, 1, 4), float("nan")), ("a",), (0,), (1.0,), 1.0, 0)
     with pytest.raises(BadInput, match="as many labels"):
         Vectors(torch.ones(2, 1, 4), ("a",), (0,), (1.0,), 1.0, 0)
+
+
+def one(values=None, labels=("a", "b"), layers=(0, 1), norms=(1.0, 1.0), multiple=1.0) -> Vectors:
+    return Vectors(torch.ones(2, 2, 4) if values is None else values, labels, layers, norms, multiple, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"norms": (1.0, 0.0)}, "must be positive"),
+        ({"norms": (1.0, -1.0)}, "must be positive"),
+        ({"norms": (1.0, float("nan"))}, "must be positive"),
+        ({"multiple": float("inf")}, "must be positive"),
+        ({"multiple": float("nan")}, "must be positive"),
+        ({"values": torch.ones(2, 2, 4) * 1e30}, "scale it"),
+        ({"values": torch.ones(2, 2, 4) * 1e-20}, "scale it"),
+        ({"values": torch.ones(2, 2)}, "shape"),
+        ({"labels": ("a", "a")}, "'a' is there twice"),
+        ({"layers": (1, 1)}, "1 is there twice"),
+    ],
+)
+def test_vectors_that_would_steer_by_nothing_or_the_wrong_way_are_refused(changes: dict, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        one(**changes)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e15])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_directions_have_length_one_whatever_the_vectors_size_and_type(size: float, kind: torch.dtype) -> None:
+    directions = as_dictionary(one((torch.ones(2, 2, 4) * size).to(kind))).directions
+    torch.testing.assert_close(directions.vectors([0, 1]), torch.full((2, 2, 4), 0.5))
+    assert "at each of 2 layers" in directions.unit
+
+
+def test_a_library_whose_two_files_differ_is_refused(tmp_path: Path) -> None:
+    vectors = made()
+    save_vectors(vectors, tmp_path)
+    manifest = (tmp_path / "manifest.json").read_text()
+    save_vectors(replace(vectors, values=vectors.values.flip(0)), tmp_path)
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(BadInput, match="its manifest says"):
+        load_vectors(tmp_path)
+    with pytest.raises(BadInput, match="skip -1"):
+        made(skip=-1)
