@@ -26,6 +26,7 @@ from toolkit.steering import NO_STEERING, Intervention, Steering
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0)
 ENOUGH = 0.8  # of the prompts must show a visible difference
+TELLING = 0.5  # of unsteered responses must be coherent for the rule to say anything
 STILL = 0.9  # of the unsteered share of coherent responses must be left
 RELABELLED = 500  # random relabellings behind the chance band
 UPPER = 0.975  # its upper end
@@ -155,8 +156,10 @@ def choice(doses: Sequence[Dose], target_kl: float) -> tuple[float | None, float
     """Where coherence breaks (None: never), the strength that is chosen (None: none passes), and why not.
 
     doses: weakest first, the unsteered one at the front. The weakest strength below the break that reaches `target_kl`
-    nats and is visible.
+    nats and is visible. None where too few unsteered responses are coherent to tell what breaks them.
     """
+    if not doses[0].coherent >= TELLING:
+        return None, None, f"only {doses[0].coherent:.0%} of responses are coherent without steering"
     broken = next((d.strength for d in doses[1:] if d.coherent < STILL * doses[0].coherent), None)
     below = [d for d in doses[1:] if broken is None or d.strength < broken]
     reaching = [d for d in below if d.kl >= target_kl]

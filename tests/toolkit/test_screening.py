@@ -94,6 +94,12 @@ def test_the_weakest_visible_strength_below_the_break_is_chosen(doses: tuple, br
     assert found[:2] == (broken, chosen) and bool(found[2]) == (chosen is None)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_where_unsteered_responses_are_incoherent_no_strength_is_called_coherent(share: float) -> None:
+    broken, chosen, why = choice((dose(0, 0, share, False), dose(0.5, 1.0, share, True)), 0.2)
+    assert (broken, chosen) == (None, None) and "without steering" in why
+
+
 # ---------------------------------------------------------------------- on the organism
 
 
