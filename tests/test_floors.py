@@ -104,3 +104,16 @@ def test_every_data_file_of_a_package_is_installed_with_it() -> None:
     }
     data = [ROOT / name for name in listed.splitlines() if not name.endswith(".py")]
     assert [str(p.relative_to(ROOT)) for p in data if p not in shipped] == []
+
+
+def test_whatever_is_tracked_is_in_a_source_archive() -> None:
+    """Packages and their data are there by themselves, and so are the README, the licence and pyproject.toml."""
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=False, cwd=ROOT).stdout.split()
+    manifest = (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()
+    named = {word for line in manifest if line.startswith(("include ", "graft ")) for word in line.split()[1:]}
+    there = {*OURS, *named, "README.md", "LICENSE", "pyproject.toml", "MANIFEST.in", ".gitignore"}
+    assert {name.split("/")[0] for name in tracked} - there == set()
+
+
+def test_type_checkers_of_users_are_told_that_there_are_types() -> None:
+    assert all((ROOT / package / "py.typed").is_file() for package in OURS)
