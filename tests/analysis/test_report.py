@@ -224,5 +224,6 @@ def _dom(path, profile):
     """The document as it stands when its scripts have run."""
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     flags += " --disable-component-update --disable-sync --virtual-time-budget=3000 --dump-dom"
+    flags += " --disable-dev-shm-usage"  # which a container has little of
     command = [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", path.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
