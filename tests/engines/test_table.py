@@ -63,6 +63,21 @@ def test_each_token_gets_its_own_row_whatever_else_is_in_the_pack(mode: str) -> 
             torch.testing.assert_close(whole[at : at + 1], alone, rtol=1e-12, atol=1e-12)
 
 
+def test_what_is_projected_out_is_gone_however_long_the_direction_is() -> None:
+    """Rows of an SAE's decoder need not be of length 1."""
+    long = random_dictionary(seed=9)
+    long.directions._vectors *= 6
+    table, before = table_of(long), hidden(4)
+    row = table.row(Steering.of(steer(1, 1.0, "project_out", long)))
+    after = table.apply(1, before, torch.full((4,), row), (row,))
+    direction = long.directions.vectors([1])[0, 0].double()
+    torch.testing.assert_close(after @ direction, torch.zeros(4).double())
+    torch.testing.assert_close(after, before - (before @ direction)[:, None] * direction / 36)
+    deltas, [(unit, on)] = table.portable([0, row])[1]
+    torch.testing.assert_close(unit, direction / 6)
+    assert not deltas.any() and on.tolist() == [0, 1]
+
+
 def test_parts_add_up_from_the_residual_that_came_in() -> None:
     """A clamp that comes after an addition sets the activation that there was before it."""
     table, before = table_of(), hidden(3)

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engines.served import ABOUT, Here, assert_all_answered, finish, some_plans, until
-from toolkit.engines import vllm_client
+from toolkit.engines import vllm_client, vllm_http
 from toolkit.engines.vllm_client import checked
 from toolkit.engines.vllm_http import Fleet
-from toolkit.engines.vllm_plan import LARGEST, Plan, Row, pack, received
+from toolkit.engines.vllm_plan import LARGEST, Outcome, Plan, Row, pack, received
 from toolkit.errors import BadInput, Unreachable, Unsupported
 
 # ------------------------------------------------------------------ all is well
@@ -60,6 +60,33 @@ def test_a_conversation_stays_with_the_server_that_holds_it(here: list[Here]) ->
         got = finish(fleet)[plan.id]
         tokens, cuts = (*tokens, *got.tokens, 7), (*cuts, len(tokens) + 2, len(tokens) + 3)
     assert sorted(one.core.seen for one in here) == [0, 6]
+
+
+def test_of_servers_that_hold_parts_of_a_conversation_the_one_with_most_is_asked(here: list[Here]) -> None:
+    fleet = Fleet([one.url for one in here], "tiny")
+    for address, tokens in zip(fleet._addresses, [(40, 41), (40, 41, 42)], strict=True):
+        fleet._settle(address, Plan("1-0", tokens), Outcome((), "stop", {}))
+    found = fleet._home(Plan("2-0", (40, 41, 42, 43), cuts=(2, 3, 4)))
+    assert found is not None and found[0] is fleet._addresses[1]
+
+
+def test_of_more_turns_than_are_remembered_the_oldest_are_forgotten(here: list[Here], monkeypatch) -> None:
+    monkeypatch.setattr(vllm_http, "REMEMBERED", 3)
+    fleet = Fleet([here[0].url], "tiny")
+    for token in range(9):
+        fleet._settle(fleet._addresses[0], Plan("1-0", (token,)), Outcome((), "stop", {}))
+    assert list(fleet._homes) == [vllm_http.keys((token,), (1,))[0] for token in (6, 7, 8)]
+
+
+def test_what_was_cancelled_does_not_answer_for_another_of_its_name(here: list[Here]) -> None:
+    fleet = Fleet([here[0].url], "tiny")
+    fleet.submit(Plan("1-0", (15,)))
+    until(lambda: here[0].core.seen == 1)
+    fleet.cancel("1-0")
+    until(lambda: fleet._done.qsize() == 1)
+    plan = Plan("1-0", (30,), most=2)
+    fleet.submit(plan)
+    assert_all_answered(finish(fleet), [plan])
 
 
 def test_residuals_come_back_as_they_were(here: list[Here]) -> None:
