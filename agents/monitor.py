@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agents.events import Health
+from toolkit.wording import UNSPACED
 
 FEW_WORDS = 24  # shorter responses say too little to call them a loop
 NGRAM = 4  # words
 LOOPING = 0.5  # share of n-grams in a response that stood in it before
 RUN = 8  # equal words or characters on end that no prose has
+_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 _STUCK = re.compile(r"(\S)\1{39,}")
 
 
@@ -32,8 +34,11 @@ Monitor = Callable[[str, Sequence[str]], Verdict]
 
 
 def repetition(text: str) -> float:
-    """The share of word 4-grams of `text` that repeat an earlier one of it; 0.0 below 24 words."""
-    words = text.split()
+    """The share of word 4-grams of `text` that repeat an earlier one of it; 0.0 below 24 words.
+
+    In scripts without spaces, as Chinese, each character is a word: what loops there is one word else.
+    """
+    words = _WORD.findall(text)
     if len(words) < FEW_WORDS:
         return 0.0
     seen = Counter(tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1))

@@ -23,11 +23,16 @@ COHERENT = (
     f"not empty; no word {RUN} times on end; at most {LOOPING:.0%} of its word {NGRAM}-grams stood in it before "
     f"(from {FEW_WORDS} words on); at least {FEWEST} distinct words (from {2 * FEWEST} words on)"
 )
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+# scripts that put no space between words, of which each character counts as one: Thai to Khmer, kana, Han
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_LETTERS = rf"[^\W\d_{UNSPACED}]+"
+_WORD = re.compile(rf"{_LETTERS}(?:['’-]{_LETTERS})*|(?![\W\d_])[{UNSPACED}]")
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, without digits and punctuation."""
+    """Lower-case words, without digits and punctuation; in scripts without spaces, each character."""
     return _WORD.findall(text.lower())
 
 

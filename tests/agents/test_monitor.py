@@ -29,6 +29,26 @@ def test_loops_and_silence_are_not(text: str) -> None:
     assert health(text).health == "unhealthy"
 
 
+CHINESE = "河水夏天流得慢，春天流得快。船从山上下来，载着羊毛和盐，镇上的人在古老的石桥边迎接他们，那里总有人在唱歌。"
+
+
+@pytest.mark.parametrize(
+    "loop", ["我很好，谢谢。" * 12, "好的" * 20, "ありがとう" * 10, "สวัสดี" * 10, CHINESE + "很好" * 60]
+)
+def test_loops_in_scripts_without_spaces_are_seen(loop: str) -> None:
+    assert health(loop).health == "unhealthy"
+    assert health(CHINESE).health == "healthy" and repetition(CHINESE) < 0.1
+
+
+@given(st.lists(st.sampled_from(["a", "b", "don’t", "٣", "x1,"]), max_size=60))
+def test_repetition_is_counted_as_by_hand(said: list[str]) -> None:
+    seen, again = set(), 0
+    for place in range(len(said) - 3):
+        again += (gram := tuple(said[place : place + 4])) in seen
+        seen.add(gram)
+    assert repetition("  ".join(said)) == pytest.approx(again / (len(said) - 3) if len(said) >= 24 else 0.0)
+
+
 def test_saying_the_same_again_is_not_healthy() -> None:
     assert health(PROSE, ["x", PROSE]).health == "unhealthy"
     assert health(PROSE, [PROSE, "x"]).health == "healthy"

@@ -69,6 +69,12 @@ def test_kl_is_that_of_two_distributions() -> None:
     assert kl([a, b], [a, b]) == 0
 
 
+def test_words_of_scripts_without_spaces_are_their_characters() -> None:
+    assert wording.words("我很好, don't 12 สวัส") == [*"我很好", "don't", *"สวส"]
+    assert wording.distance("我很好", "我不好") == 0.5
+    assert not wording.coherent("好的" * 20) and wording.coherent("河水夏天流得慢，春天流得快。")
+
+
 @pytest.mark.parametrize("wrong", [{"prompts": ()}, {"samples": 1}, {"strengths": (0.0,)}, {"strengths": (2.0, 1.0)}])
 def test_a_plan_that_measures_nothing_is_refused(wrong: dict) -> None:
     with pytest.raises(BadInput):
