@@ -55,6 +55,14 @@ def test_a_reply_that_was_cut_short_is_closed(tiny_llama: Path) -> None:
     assert cut == (1, *closed)
 
 
+def test_a_special_token_that_begins_another_is_not_taken_for_it(tiny_llama: Path) -> None:
+    inner = tokenizer(tiny_llama)
+    end = inner.convert_tokens_to_ids("<|end|>")
+    inner.add_special_tokens({"additional_special_tokens": ["<|end"]})
+    chat = ChatTokenizer(inner)
+    assert chat.stop_tokens == {end} and chat.user_turn("x", closed=False)[0] == end
+
+
 @given(st.text(max_size=20), st.sampled_from(["<|end|>", "<|system|>", "<|bos|>"]))
 def test_a_content_cannot_close_its_own_turn(tiny_llama: Path, text: str, special: str) -> None:
     chat = ChatTokenizer(tokenizer(tiny_llama))

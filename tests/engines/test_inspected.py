@@ -13,7 +13,7 @@ from toolkit.engines.base import Completion, Failure, Generate, Read, Sampling
 from toolkit.engines.inspected import InspectEngine, turns
 from toolkit.engines.scripted import END, ByteTokenizer
 from toolkit.errors import BadInput, SteeringError, Unsupported
-from toolkit.steering import NO_STEERING, Intervention, Steering
+from toolkit.steering import Intervention, Steering
 
 WORDS = ByteTokenizer()
 TEXT = st.text(max_size=20)
@@ -51,6 +51,7 @@ def engine() -> InspectEngine:
         text = " | ".join(f"{m.role}: {m.text}" for m in messages)
         why = {"long": "max_tokens", "full": "model_length", "filtered": "content_filter"}
         made = model.ModelOutput.from_content("mockllm", text, why.get(messages[-1].text, "stop"))
+        made.error = "overloaded" if messages[-1].text == "error" else None
         made.usage = model.ModelUsage()  # else it counts tokens with a tokenizer from the network
         return made
 
@@ -82,6 +83,11 @@ def test_an_answer_says_why_it_ended_and_one_that_was_withheld_is_none(engine: I
     assert isinstance(filtered, Failure) and "withholds" in str(filtered.error)
 
 
+def test_an_error_that_comes_as_an_answer_is_no_answer(engine: InspectEngine) -> None:
+    (failed,) = answered(engine, asked("error"))
+    assert isinstance(failed, Failure) and "overloaded" in str(failed.error)
+
+
 def test_what_needs_the_inside_of_a_model_is_refused(engine: InspectEngine) -> None:
     steering = Steering.of(Intervention("d", 1, 0.5))
     context = asked("one").context
@@ -101,7 +107,7 @@ def test_what_needs_the_inside_of_a_model_is_refused(engine: InspectEngine) -> N
 
 def test_a_cancelled_request_is_never_sent(engine: InspectEngine) -> None:
     engine.cancel(engine.submit(asked("one")))
-    assert engine.poll() == [] and NO_STEERING is not None
+    assert engine.poll() == []
 
 
 def test_a_model_that_inspect_does_not_know_is_named(engine: InspectEngine) -> None:

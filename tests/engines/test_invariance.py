@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engines.contract import everything
+from tests.engines.contract import everything, reference
 from tests.engines.test_local import DICTIONARY, engine_of, random_context, random_steering, read_all
 from tests.engines.test_models import folder_of
 from toolkit.context import Context
 from toolkit.engines.base import Completion, Generate, Sampling, run
+from toolkit.engines.loading import exact_logits
 from toolkit.steering import MODES, Intervention, Mode, Steering
 from toolkit.vectors import Vectors, as_dictionary
 
@@ -126,3 +127,11 @@ def test_the_engine_says_whether_it_is_invariant(fresh, monkeypatch) -> None:
     monkeypatch.setattr("toolkit.engines.packed.pack", lambda *_: 0)
     monkeypatch.setattr("toolkit.engines.forward.max", min, raising=False)
     assert not fresh().info.batch_invariant
+
+
+def test_scores_do_not_tell_how_many_tokens_were_computed_together() -> None:
+    model = reference().model
+    residuals = torch.randn(40, 128, generator=torch.Generator().manual_seed(0))
+    whole = exact_logits(model, residuals)
+    for count in (1, 2, 3, 5, 17, 33):
+        assert torch.equal(exact_logits(model, residuals[:count]), whole[:count])

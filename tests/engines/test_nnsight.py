@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -200,6 +201,29 @@ def test_a_host_that_stays_away_fails_the_request_by_name(host: Host, engine) ->
     host.away, engine.patience_s = True, 0.1
     with pytest.raises(Unreachable, match="has not answered for"):
         run(engine, asked(conversation(), 4))
+
+
+def test_patience_is_counted_from_the_last_answer(monkeypatch) -> None:
+    import httpx
+
+    clock = [1.0]
+    monkeypatch.setattr(nnsight_host, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    class Handle:
+        status: str | None = None
+        away = False
+
+        def __call__(self) -> None:
+            if self.away:
+                raise httpx.ConnectError("refused")
+            self.status = "RUNNING"
+
+    job = nnsight_host.Sent("http://host", 10.0, Handle())
+    for clock[0], job.handle.away in ((1.0, True), (9.0, True), (10.0, False), (12.0, True), (21.0, True)):
+        assert job.answer(lambda: None) is None
+    clock[0] = 23.0
+    with pytest.raises(Unreachable, match="for 11 s: refused"):
+        job.answer(lambda: None)
 
 
 def test_a_host_that_has_forgotten_the_job_fails_it_by_name(host: Host, engine) -> None:

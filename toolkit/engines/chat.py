@@ -64,8 +64,7 @@ class ChatTokenizer:
     def user_turn(self, text: str, closed: bool) -> tuple[int, ...]:
         a = self._around
         close = self._ids(a.close)
-        kept = close[1:] if closed and close and close[0] in self.stop_tokens else close
-        return (*kept, *self._joined(a.before_user, text, a.header))
+        return (*(close[1:] if closed else close), *self._joined(a.before_user, text, a.header))
 
     def encode(self, text: str) -> tuple[int, ...]:
         return self._text(text)
