@@ -97,6 +97,15 @@ def test_what_a_table_row_cannot_say_runs_eagerly(tiny_llama: Path) -> None:
     assert engine._static.captures == 0
 
 
+def test_rows_that_add_a_token_and_long_prompts_take_turns(tiny_llama: Path) -> None:
+    engine = static_engine(tiny_llama, chunk=8)
+    going = engine.submit(Generate(Context().append([0]), Sampling(0.8, 1, 60, ("t",))))
+    prompt = engine.submit(Generate(Context().append([0, *range(5, 85)]), Sampling(0, 1, 1)))
+    assert [ticket for ticket, _ in engine.poll()] == [prompt]
+    assert 10 < engine.tokens_computed - 81 < 30 and engine._static.captures
+    assert [ticket for ticket, _ in engine.poll()] == [going]
+
+
 def test_lanes_that_are_not_in_the_step_keep_what_they_hold(tiny_llama: Path) -> None:
     engine = static_engine(tiny_llama)
     first = Generate(Context().append([0, 9, 8, 7]), Sampling(0.8, 1, 3, ("a",)), adding(1))
