@@ -89,11 +89,11 @@ class Graph:
                     old.copy_(new)
 
 
-class Recording(TorchDispatchMode):
+class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Operations with their tensors: those made on the way are kept, with what they hold; others are not."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.done: list[tuple[Any, Any, Any, list[Any]]] = []
         self._inside: set[int] = set()
 

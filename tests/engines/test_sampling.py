@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from toolkit.engines.sampling import _nucleus, draw
+from toolkit.engines.sampling import _nucleus, ahead, draw
 from toolkit.randomness import stream
 
 
@@ -53,6 +53,16 @@ def test_a_row_does_not_see_its_neighbours(rows) -> None:
     for i in range(len(rows)):
         alone, logprob = draw(logits[i : i + 1], *(c[i : i + 1] for c in columns))
         assert alone[0] == tokens[i] and logprob[0] == logprobs[i]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.5, 1), st.floats(0, 0.9999)), max_size=3))
+def test_settings_made_ahead_draw_the_same_and_look_at_no_number(rows) -> None:
+    logits = torch.randn(len(rows), 17, generator=torch.Generator().manual_seed(0))
+    *columns, warm, cut = ahead(rows, logits.device)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.Tensor, "__bool__", lambda _: pytest.fail("a GPU would be waited for"))
+        found = draw(logits, *columns, warm, cut)
+    assert all(torch.equal(a, b) for a, b in zip(found, draw(logits, *columns), strict=True))
 
 
 def test_a_neighbours_cut_off_takes_no_token_from_a_row_without_one() -> None:

@@ -227,6 +227,14 @@ def _draws(request: Request) -> np.random.Generator | None:
     return randomness.stream("tokens", *request.sampling.stream) if isinstance(request, Generate) else None
 
 
+def draw_by(job: Job) -> tuple[float, float, float]:
+    """Temperature, top_p and the uniform number of the next token; the number is kept until it is used."""
+    if job.draws is None or not isinstance(job.request, Generate):
+        raise TypeError("only a Generate draws tokens")
+    job.uniform = job.draws.random() if job.uniform is None else job.uniform
+    return job.request.sampling.temperature, job.request.sampling.top_p, job.uniform
+
+
 def longest(request: Request, window: int) -> int:
     """Tokens that the request's lane will hold at most."""
     more = 0

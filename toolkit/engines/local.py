@@ -19,7 +19,7 @@ from torch import Tensor
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines import fused, jobs, kv, loading, memory, packed, proof, sampling, table
 from toolkit.engines.attention import Span
-from toolkit.engines.base import Failure, Generate, ModelInfo, Request, Result
+from toolkit.engines.base import Failure, ModelInfo, Request, Result
 from toolkit.engines.forward import Forward
 from toolkit.engines.jobs import Job
 from toolkit.engines.static import StaticStep, cuda_graphs
@@ -248,15 +248,19 @@ class LocalEngine:
             rows += span.rows[span.done : span.done + count]
         layers = frozenset(layer for job, _ in step for layer in job.span.layers)
         scored = any("logits" in job.span.want for job, _ in step)
-        hidden = self._pass(tokens, rows, spans, layers | {self.info.n_layers - 1} if scored else layers)
-        self.tokens_computed += len(tokens)
-        logits = [self._logits(job, count, first) for (job, count), (_, first, _, _) in zip(step, spans, strict=True)]
         drawing = [
             (job, first + count - 1)
             for (job, count), (_, first, _, _) in zip(step, spans, strict=True)
             if job.span.want == "draw" and count == job.span.left
         ]
-        drawn = self._draw(drawing, hidden) if drawing else []
+        # before the pass: whatever goes to a GPU after it waits for it
+        by = sampling.ahead([jobs.draw_by(job) for job, _ in drawing], self.device)
+        wanted = [at for _, at in drawing] + [0] * max(0, self._forward.floor - len(drawing))
+        at = torch.tensor(wanted, device=self.device, dtype=torch.long)
+        hidden = self._pass(tokens, rows, spans, layers | {self.info.n_layers - 1} if scored else layers)
+        self.tokens_computed += len(tokens)
+        logits = [self._logits(job, count, first) for (job, count), (_, first, _, _) in zip(step, spans, strict=True)]
+        drawn = self._draw(hidden[at], by) if drawing else []
         kept = {layer: self._forward.captured[layer].cpu() for layer in layers}  # at once, not row by row
         for (job, count), (_, first, _, _), found in zip(step, spans, logits, strict=True):
             span, end = job.span, first + count
@@ -292,18 +296,10 @@ class LocalEngine:
             return [loading.exact_logits(self.model, last[begin:end])]
         return []
 
-    def _draw(self, drawing: list[tuple[Job, int]], hidden: Tensor) -> list[tuple[int, float]]:
-        """Token and log-probability of each job, drawn from the residual at its place."""
-        wanted = [at for _, at in drawing] + [0] * max(0, self._forward.floor - len(drawing))
-        logits = loading.logits_to_draw_from(self.model, hidden[wanted])[: len(drawing)]
-        settings = []
-        for job, _ in drawing:
-            if job.draws is None or not isinstance(job.request, Generate):
-                raise TypeError("only a Generate draws tokens")
-            job.uniform = job.draws.random() if job.uniform is None else job.uniform
-            settings.append((job.request.sampling.temperature, job.request.sampling.top_p, job.uniform))
-        numbers = torch.tensor(settings, device=self.device, dtype=torch.float32)
-        tokens, logprobs = sampling.draw(logits, *numbers.unbind(1))
+    def _draw(self, residuals: Tensor, by: sampling.By) -> list[tuple[int, float]]:
+        """Token and log-probability of each row, drawn from its residual; there may be more residuals than rows."""
+        logits = loading.logits_to_draw_from(self.model, residuals)[: len(by[0])]
+        tokens, logprobs = sampling.draw(logits, *by)
         return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
 
     def _advance(self, job: Job) -> list[tuple[int, Result | Failure]]:

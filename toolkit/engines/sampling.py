@@ -8,12 +8,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+By = tuple[Tensor, Tensor, Tensor, bool, bool]
 
-def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+
+def ahead(settings: list[tuple[float, float, float]], device: torch.device) -> By:
+    """Temperature, top_p and uniform number of each row, as `draw` takes them, on the device before the logits are:
+    whatever is copied there later waits for these."""
+    numbers = torch.tensor(settings, device=device, dtype=torch.float32).view(-1, 3)
+    return *numbers.unbind(1), any(one[0] > 0 for one in settings), any(one[1] < 1 for one in settings)
+
+
+def draw(
+    logits: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    uniform: Tensor,
+    warm: bool | None = None,
+    cut: bool | None = None,
+) -> tuple[Tensor, Tensor]:
     """Tokens [R] and their log-probabilities [R] under the model itself (temperature 1, no cut-off).
 
     logits: [R, V]; temperature, top_p, uniform: [R]. Temperature 0 takes the largest logit, the lowest id on ties.
     Otherwise the token is where the cumulated probability first exceeds the draw: one uniform number a token.
+    warm, cut: whether any temperature is above 0, any top_p below 1. To look waits for a GPU; who knows says it.
     """
     logits = logits.float()
     sampled = temperature > 0
@@ -22,7 +39,7 @@ def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) ->
     tokens = greedy
     if bool(sampled.any()):
         probabilities = torch.softmax(logits / temperature.clamp_min(1e-6)[:, None], -1)
-        if bool((top_p < 1).any()):
+        if bool((top_p < 1).any()) if cut is None else cut:
             probabilities = _nucleus(probabilities, top_p)
         cumulated = probabilities.cumsum(-1)
         # the last bit of the sum is not 1 in floating point: the draw is scaled to what the sum really is
