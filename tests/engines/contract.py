@@ -186,11 +186,14 @@ def random_steering(
     rng: np.random.Generator, modes: tuple[Mode, ...], dictionaries: tuple[FeatureDictionary, ...]
 ) -> Steering:
     """None, one or two interventions of any mode, strength and dictionary."""
-    some = []
+    some: list[Intervention] = []
     for _ in range(rng.integers(0, 3)):
         dictionary = dictionaries[rng.integers(len(dictionaries))]
         feature, strength = int(rng.integers(len(dictionary))), float(rng.normal())
-        some.append(Intervention(dictionary.key, feature, strength, modes[rng.integers(len(modes))], "self"))
+        mode = modes[rng.integers(len(modes))]
+        if any((i.dictionary, i.feature) == (dictionary.key, feature) and i.mode != "add" for i in some):
+            mode = "add"  # a feature is clamped or projected out once at most
+        some.append(Intervention(dictionary.key, feature, strength, mode, "self"))
     return Steering.of(*some)
 
 
