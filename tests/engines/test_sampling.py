@@ -58,10 +58,10 @@ def test_a_row_does_not_see_its_neighbours(rows) -> None:
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.5, 1), st.floats(0, 0.9999)), max_size=3))
 def test_settings_made_ahead_draw_the_same_and_look_at_no_number(rows) -> None:
     logits = torch.randn(len(rows), 17, generator=torch.Generator().manual_seed(0))
-    *columns, warm, cut = ahead(rows, logits.device)
+    *columns, known = ahead(rows, logits.device)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(torch.Tensor, "__bool__", lambda _: pytest.fail("a GPU would be waited for"))
-        found = draw(logits, *columns, warm, cut)
+        found = draw(logits, *columns, known)
     assert all(torch.equal(a, b) for a, b in zip(found, draw(logits, *columns), strict=True))
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-By = tuple[Tensor, Tensor, Tensor, bool, bool]
+By = tuple[Tensor, Tensor, Tensor, tuple[bool, bool, bool]]
 
 
 def ahead(settings: list[tuple[float, float, float]], device: torch.device) -> By:
     """Temperature, top_p and uniform number of each row, as `draw` takes them, on the device before the logits are:
     whatever is copied there later waits for these."""
     numbers = torch.tensor(settings, device=device, dtype=torch.float32).view(-1, 3)
-    return *numbers.unbind(1), any(one[0] > 0 for one in settings), any(one[1] < 1 for one in settings)
+    sampled = [temperature > 0 for temperature, _, _ in settings]
+    temperature, top_p, uniform = numbers.unbind(1)
+    return temperature, top_p, uniform, (all(sampled), any(sampled), any(one[1] < 1 for one in settings))
 
 
 def draw(
@@ -23,23 +25,23 @@ def draw(
     temperature: Tensor,
     top_p: Tensor,
     uniform: Tensor,
-    warm: bool | None = None,
-    cut: bool | None = None,
+    known: tuple[bool, bool, bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Tokens [R] and their log-probabilities [R] under the model itself (temperature 1, no cut-off).
 
     logits: [R, V]; temperature, top_p, uniform: [R]. Temperature 0 takes the largest logit, the lowest id on ties.
     Otherwise the token is where the cumulated probability first exceeds the draw: one uniform number a token.
-    warm, cut: whether any temperature is above 0, any top_p below 1. To look waits for a GPU; who knows says it.
+    known: whether all, and any, temperatures are above 0, and any top_p below 1; to look it up is to wait for a GPU.
     """
     logits = logits.float()
     sampled = temperature > 0
+    warm, some, cut = known or (bool(sampled.all()), bool(sampled.any()), bool((top_p < 1).any()))
     # over a large vocabulary each of these takes as long as the other: only what is asked for
-    greedy = torch.zeros_like(temperature, dtype=torch.long) if bool(sampled.all()) else logits.argmax(-1)
+    greedy = torch.zeros_like(temperature, dtype=torch.long) if warm else logits.argmax(-1)
     tokens = greedy
-    if bool(sampled.any()):
+    if some:
         probabilities = torch.softmax(logits / temperature.clamp_min(1e-6)[:, None], -1)
-        if bool((top_p < 1).any()) if cut is None else cut:
+        if cut:
             probabilities = _nucleus(probabilities, top_p)
         cumulated = probabilities.cumsum(-1)
         # the last bit of the sum is not 1 in floating point: the draw is scaled to what the sum really is
