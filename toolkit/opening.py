@@ -29,7 +29,7 @@ def open_dictionary(
 ) -> FeatureDictionary:
     """Open an SAE (folder with cfg.json, or "release/id" of sae-lens) or vectors (folder with manifest.json).
 
-    labels: a label file; default: labels.json beside the SAE's cfg.json or beside its folder, if there is one.
+    labels: a label file; default: labels.json beside the SAE's cfg.json, or beside its folder if no other SAE is there.
     label_view: true, opaque, shuffled or random. arm: target, zero, random or other. seed: of views and arms.
     unit: what strength 1.0 means: feature-activation units for an SAE, mean residual norms for vectors.
     embedder: a sentence-transformers name or path, which SEARCH compares labels with.
@@ -59,7 +59,18 @@ def open_dictionary(
 
 
 def _labels_of(folder: Path) -> Path | None:
-    for path in (folder / "labels.json", folder.parent / "labels.json"):
-        if folder.is_dir() and (folder / "cfg.json").is_file() and path.is_file():
-            return path
-    return None
+    """Raises BadInput where the file beside the folder may be that of another SAE there."""
+    if not (folder / "cfg.json").is_file():
+        return None
+    if (folder / "labels.json").is_file():
+        return folder / "labels.json"
+    beside = folder.absolute().parent / "labels.json"
+    if not beside.is_file():
+        return None
+    for other in sorted(beside.parent.glob("*/sae_weights.safetensors")):
+        if not other.parent.samefile(folder):
+            raise BadInput(
+                f"{beside} may be that of {folder.name} or of {other.parent.name}; name the labels that are meant"
+                " (--labels), or put each file into its folder"
+            )
+    return beside

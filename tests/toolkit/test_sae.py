@@ -288,3 +288,15 @@ def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:
     for size in (F - 1, F + 1):
         with pytest.raises(BadInput, match=f"{size} labels are given for the {F} features"):
             open_sae(folder, Labels.of({}, size), unit=1.0)
+
+
+def test_labels_beside_two_saes_are_taken_for_neither(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text('{"0": "warm tea"}')
+    one = saved(make_sae("standard"), tmp_path / "layer-1", {"activation": 1.0})
+    assert open_dictionary(one).label(0) == "warm tea"
+    two = saved(make_sae("standard"), tmp_path / "layer-2", {"activation": 1.0})
+    with pytest.raises(BadInput, match="layer-1 or of layer-2"):
+        open_dictionary(one)
+    (two / "labels.json").write_text('{"0": "cold tea"}')
+    assert open_dictionary(two).label(0) == "cold tea"
+    assert open_dictionary(one, labels=tmp_path / "labels.json").label(0) == "warm tea"
