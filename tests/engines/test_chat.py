@@ -83,6 +83,16 @@ def test_no_template_and_no_system_role_are_met(tiny_llama: Path) -> None:
     assert strict.decode(list(opening)) == "<|user|>Be brief.\n\nhi<|end|>"
 
 
+def test_a_model_that_can_think_first_answers_at_once(tiny_llama: Path) -> None:
+    """What it thought would be in the context as its response, and the tools' calls behind it."""
+    template = (
+        "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|system|>"
+        "{% if enable_thinking is defined and enable_thinking is false %}thought: none.{% endif %}{% endif %}"
+    )
+    inner = tokenizer(tiny_llama, template)
+    assert inner.decode(list(ChatTokenizer(inner).opening("", "hi"))) == "<|user|>hi<|end|><|system|>thought: none."
+
+
 @pytest.mark.parametrize(("eos", "ends"), [(None, set()), (2, {2}), ([2, 3], {2, 3})], ids=str)
 def test_whatever_the_model_says_ends_a_response_is_a_stop_token(tiny_llama: Path, eos, ends) -> None:
     inner = tokenizer(tiny_llama)

@@ -356,7 +356,8 @@ def test_a_model_that_makes_its_logits_in_a_way_of_its_own_is_found_out(tmp_path
 
 
 def test_settings_of_the_checkpoint_do_not_change_what_is_drawn(here) -> None:
-    request = asked(conversation(), 8, "s")
+    every = range(4, here.info.vocabulary)  # of which no_repeat_ngram_size would let none come again
+    request = asked(conversation().append(every), 8, "s")
     expected = run(here, request).tokens
     settings = here._model._module.generation_config
     before = settings.to_dict()
