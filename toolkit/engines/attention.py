@@ -23,7 +23,7 @@ ALIGNED = 16  # keys of a piece are a multiple of this (places of a lane are, to
 PARALLEL = 1 << 20  # numbers of keys and values to go through from which on waking a second thread pays
 UNLIMITED = 1 << 62  # a window that is none
 
-Span = tuple[int, int, int, int]  # lane, first index in the pack, count of tokens, position of the first
+Placed = tuple[int, int, int, int]  # a span in the pack: lane, first index, count of tokens, position of the first
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Packed:
 
     lanes: Tensor
     positions: Tensor
-    spans: tuple[Span, ...]
+    spans: tuple[Placed, ...]
     active: None = None  # all are
     _plans: dict[int | None, list[Piece]] = field(default_factory=dict)
 
@@ -74,7 +74,7 @@ class Packed:
         return self._plans[window]
 
 
-def _plan(spans: Sequence[Span], window: int | None, device: torch.device) -> Iterator[Piece]:
+def _plan(spans: Sequence[Placed], window: int | None, device: torch.device) -> Iterator[Piece]:
     """Spans that add one token share calls; longer ones go one by one over their own keys."""
 
     def piece(first: int, ends: range | list[int], lanes: int | Tensor) -> Piece:
@@ -92,9 +92,9 @@ def _plan(spans: Sequence[Span], window: int | None, device: torch.device) -> It
             yield piece(first, range(start + 1, start + count + 1), lane)
 
 
-def _runs(spans: list[Span]) -> Iterator[list[Span]]:
+def _runs(spans: list[Placed]) -> Iterator[list[Placed]]:
     """One-token spans that follow one another in the pack."""
-    run: list[Span] = []
+    run: list[Placed] = []
     for span in spans:
         if run and span[1] != run[-1][1] + 1:
             yield run

@@ -54,7 +54,7 @@ class Forward:
         self,
         tokens: Sequence[int],
         rows: Sequence[int],
-        spans: Sequence[attention.Span],
+        spans: Sequence[attention.Placed],
         wanted: frozenset[int] = frozenset(),
     ) -> Tensor:
         """Normed residuals [T, D] of packed tokens; `captured` then holds [T, D] of each wanted layer.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from toolkit.dictionary import FeatureDictionary
 from toolkit.engines import fused, jobs, kv, loading, memory, packed, proof, sampling, table
-from toolkit.engines.attention import Span
+from toolkit.engines.attention import Placed
 from toolkit.engines.base import Failure, ModelInfo, Request, Result
 from toolkit.engines.forward import Forward
 from toolkit.engines.jobs import Job
@@ -240,7 +240,7 @@ class LocalEngine:
         """One pass and what it brings. No job changes before all is computed, so that a step can be tried again."""
         tokens: list[int] = []
         rows: list[int] = []
-        spans: list[Span] = []
+        spans: list[Placed] = []
         for job, count in step:
             span = job.span
             spans.append((job.lane.index, len(tokens), count, job.lane.length))
@@ -273,7 +273,7 @@ class LocalEngine:
         for (job, _), one in zip(drawing, drawn, strict=True):
             job.span.drawn, job.uniform = one, None
 
-    def _pass(self, tokens: list[int], rows: list[int], spans: list[Span], wanted: frozenset[int]) -> Tensor:
+    def _pass(self, tokens: list[int], rows: list[int], spans: list[Placed], wanted: frozenset[int]) -> Tensor:
         """Normed residuals of the step's tokens: by the captured step if there is one that can, else eagerly."""
         lanes = [lane for lane, _, _, _ in spans]
         if self._static is not None and len(tokens) == len(spans) and self._static.fits(rows, wanted):
