@@ -7,6 +7,7 @@ Knows nothing of where they are raised.
     |  '- WindowFull        a context that leaves no room for a response
     |- DictionaryMismatch   a dictionary that does not fit the model
     |- SteeringError        steering that could not be applied as planned: always fatal to the rollout
+    |- OutOfMemory          a request that does not fit the memory, whatever else makes room
     |- Unsupported          an engine that lacks a capability; names it and a way out
     '- Unreachable          a server that an engine works through is down, or failed at a request
 """
@@ -42,3 +43,8 @@ class Unreachable(SelfsteerError):
 
 class WindowFull(BadInput):
     """A context leaves no room in the model's window for a response."""
+
+
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, for a message of one's own: its first line, or its kind if it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

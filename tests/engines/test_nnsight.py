@@ -277,6 +277,12 @@ def test_a_model_that_no_host_can_know_is_refused(tmp_path: Path, tiny_llama: Pa
             NnsightEngine(str(folder), remote="http://127.0.0.1:9")
 
 
+def test_a_look_up_that_fails_without_a_word_is_named_by_its_kind(monkeypatch) -> None:
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: (_ for _ in ()).throw(OSError()))
+    with pytest.raises(BadInput, match="could not be named to a host: OSError Give a hub name"):
+        nnsight_host.shape("org/model", False)
+
+
 def test_generation_settings_that_change_what_is_drawn_are_found_out(here) -> None:
     first = run(here, asked(conversation(), 4)).tokens
     here._model._module.generation_config.suppress_tokens = [first[0]]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.engines.chat import ChatTokenizer
-from toolkit.errors import BadInput, Unsupported
+from toolkit.errors import BadInput, Unsupported, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,10 +54,9 @@ def load(
             name, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True
         )
     except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(
-            f"model {name} could not be opened: {first} Give a folder with config.json and safetensors, or a hub name"
-            " that this machine can reach"
+            f"model {name} could not be opened: {first_line(error)} Give a folder with config.json and safetensors, or a"
+            " hub name that this machine can reach"
         ) from error
     model.to(device)  # type: ignore[arg-type]  # transformers' stub of .to lacks the device
     model.eval().requires_grad_(False)

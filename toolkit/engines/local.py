@@ -23,7 +23,7 @@ from toolkit.engines.base import Failure, ModelInfo, Request, Result
 from toolkit.engines.forward import Forward
 from toolkit.engines.jobs import Job
 from toolkit.engines.static import StaticStep, cuda_graphs
-from toolkit.errors import BadInput, SelfsteerError
+from toolkit.errors import BadInput, SelfsteerError, first_line
 
 SMALL = 5_000_000  # parameters under which a second thread costs more than it brings, but for attention
 THREADS = torch.get_num_threads()  # what this process was started with; engines change the number for all of it
@@ -283,7 +283,7 @@ class LocalEngine:
                 if memory.ran_out(error):
                     raise
                 self._static = None
-                why = memory.first_line(error)
+                why = first_line(error)
                 self._say(f"{self.info.name} cannot be captured ({why}); it runs eagerly, and slower")
         return self._forward(tokens, rows, spans, wanted)
 

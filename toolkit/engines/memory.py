@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from toolkit.errors import OutOfMemory
+from toolkit.errors import OutOfMemory, first_line
 
 PLACES = 256  # a lane has room for a multiple of this many tokens
 
@@ -170,7 +170,3 @@ def shortage(error: BaseException) -> OutOfMemory:
         f"one request alone, token by token, does not fit the memory ({first_line(error)}); use a shorter context, a"
         " smaller dtype or a device with more"
     )
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.engines.chat import ChatTokenizer
-from toolkit.errors import BadInput, Unreachable, Unsupported
+from toolkit.errors import BadInput, Unreachable, Unsupported, first_line
 
 NDIF = "https://api.ndif.us"
 TOO_MANY = 429  # HTTP: asked too often, ask again later
@@ -113,9 +113,9 @@ def shape(name: str, trust_remote_code: bool) -> tuple[Any, ChatTokenizer]:
         )
         model.to_model_key()  # asks the hub for the name that a host knows it by
     except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
         raise BadInput(
-            f"model {name} could not be named to a host: {first} Give a hub name that this machine can look up"
+            f"model {name} could not be named to a host: {first_line(error)} Give a hub name that this machine"
+            " can look up"
         ) from error
     try:
         eos = GenerationConfig.from_pretrained(name).eos_token_id
