@@ -55,8 +55,8 @@ def load(
         )
     except (OSError, ValueError, ImportError) as error:
         raise BadInput(
-            f"model {name} could not be opened: {first_line(error)} Give a folder with config.json and safetensors, or a"
-            " hub name that this machine can reach"
+            f"model {name} could not be opened: {first_line(error)} Give a folder with config.json and safetensors, or"
+            " a hub name that this machine can reach"
         ) from error
     model.to(device)  # type: ignore[arg-type]  # transformers' stub of .to lacks the device
     model.eval().requires_grad_(False)
