@@ -14,10 +14,11 @@ By = tuple[Tensor, Tensor, Tensor, tuple[bool, bool, bool]]
 def ahead(settings: list[tuple[float, float, float]], device: torch.device) -> By:
     """Temperature, top_p and uniform number of each row, as `draw` takes them, on the device before the logits are:
     whatever is copied there later waits for these."""
-    numbers = torch.tensor(settings, device=device, dtype=torch.float32).view(-1, 3)
-    sampled = [temperature > 0 for temperature, _, _ in settings]
-    temperature, top_p, uniform = numbers.unbind(1)
-    return temperature, top_p, uniform, (all(sampled), any(sampled), any(one[1] < 1 for one in settings))
+    numbers = torch.tensor(settings, dtype=torch.float32).view(-1, 3)
+    sampled = numbers[:, 0] > 0
+    known = bool(sampled.all()), bool(sampled.any()), bool((numbers[:, 1] < 1).any())
+    temperature, top_p, uniform = numbers.to(device).unbind(1)
+    return temperature, top_p, uniform, known
 
 
 def draw(
