@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -41,10 +40,11 @@ class Unit:
     def __post_init__(self) -> None:
         given = [v for v in (self.activation, self.norms) if v is not None]
         scale = 1.0 if self.norms is None else self.mean_residual_norm or 0.0
-        if len(given) != 1 or not all(0 < v < math.inf for v in (*given, scale)):
+        # what float32 takes for zero or for infinite is no unit either
+        if len(given) != 1 or not all(1e-30 < v < 1e30 for v in (*given, scale, given[0] * scale)):
             raise BadInput(
                 f"activation {self.activation}, norms {self.norms} is not a unit; give a positive `activation`, or"
-                " `norms` with a `mean_residual_norm`"
+                " `norms` with a `mean_residual_norm`, from 1e-30 to 1e30"
             )
 
     def __str__(self) -> str:

@@ -71,7 +71,8 @@ class Vectors:
             raise BadInput(f"vector {self.labels[i]!r} has lengths {lengths[i].tolist()}; scale it to about 1 first")
         if not all(0 < norm < math.inf for norm in self.norms):
             raise BadInput(f"mean residual norms {self.norms} must be positive numbers; measure them at each layer")
-        if not 0 < self.multiple < math.inf or self.read_layer not in self.layers:
+        # what float32 takes for zero or for infinite steers by nothing or by no number
+        if not all(1e-30 < self.multiple * norm < 1e30 for norm in self.norms) or self.read_layer not in self.layers:
             raise BadInput(
                 f"multiple {self.multiple} must be positive and read layer {self.read_layer} one of {self.layers}"
             )

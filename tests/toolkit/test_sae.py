@@ -273,6 +273,8 @@ def test_a_unit_in_norms_is_what_it_says_or_refused(tmp_path: Path, tiny_llama: 
     [
         {"activation": float("inf")},
         {"activation": float("nan")},
+        {"activation": 1e-50},
+        {"norms": 1e-20, "mean_residual_norm": 1e-20},
         {"norms": 1.0, "mean_residual_norm": float("inf")},
         {"norms": float("inf"), "mean_residual_norm": 1.0},
         {"norms": 1.0, "mean_residual_norm": float("nan")},

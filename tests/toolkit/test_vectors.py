@@ -159,6 +159,8 @@ def one(values=None, labels=("a", "b"), layers=(0, 1), norms=(1.0, 1.0), multipl
         ({"norms": (1.0, float("nan"))}, "must be positive"),
         ({"multiple": float("inf")}, "must be positive"),
         ({"multiple": float("nan")}, "must be positive"),
+        ({"multiple": 1e-50}, "must be positive"),
+        ({"multiple": 1e39}, "must be positive"),
         ({"values": torch.ones(2, 2, 4) * 1e30}, "scale it"),
         ({"values": torch.ones(2, 2, 4) * 1e-20}, "scale it"),
         ({"values": torch.ones(2, 2)}, "shape"),
