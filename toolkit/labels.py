@@ -212,6 +212,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 def _read_jsonl(path: Path) -> Rows:
     opener: Callable[..., Any] = gzip.open if path.name.lower().endswith(".gz") else open
+    first: tuple[Any, Any] | None = None
     with opener(path, "rt", encoding="utf-8-sig") as lines:
         for row, line in enumerate(lines, 1):
             if not line.strip():
@@ -221,6 +222,9 @@ def _read_jsonl(path: Path) -> Rows:
                 raise BadInput(
                     f"{path}, row {row}: index or description is missing; is this a Neuronpedia explanation?"
                 )
+            whose = (entry.get("modelId"), entry.get("layer"))
+            if (first := first or whose) != whose:
+                raise BadInput(f"{path}, row {row} is of SAE {whose}, the rows before it of {first}; take them apart")
             yield row, entry["index"], entry["description"], None
 
 

@@ -191,6 +191,16 @@ def test_a_label_is_one_line_that_shows_itself(text: str) -> None:
     assert shown.strip() and shown.isprintable()
 
 
+def test_explanations_of_two_saes_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "both.jsonl"
+    facts = [{"modelId": "m", "layer": f"{i}-res", "index": str(i), "description": f"words {i}"} for i in (0, 0, 1)]
+    path.write_text("\n".join(map(json.dumps, facts[:2])))
+    assert read_labels(path, 3).text(0) == "words 0"
+    path.write_text("\n".join(map(json.dumps, facts)))
+    with pytest.raises(BadInput, match="row 3 is of SAE"):
+        read_labels(path, 3)
+
+
 @given(st.integers(0, 100))
 def test_shuffled_labels_are_one_permutation(seed: int) -> None:
     labels = Labels.of({i: f"thing number {i} of some" for i in range(9)} | {9: "FILTERED"}, 12)
