@@ -173,7 +173,7 @@ def decoder_block(hook: str) -> int:
         if layer < 0:
             raise Unsupported(f"hook point {hook} is the embedding, before any block; use an SAE of a block's output")
         return layer
-    found = re.fullmatch(r"(?:model\.|transformer\.|gpt_neox\.)?(?:model\.)?(?:layers|h)\.(\d+)", hook)
+    found = re.fullmatch(r"(?:model\.|transformer\.|gpt_neox\.)?(?:model\.)?(?:layers|h)\.(\d+)(?:\.output)?", hook)
     if found:
         return int(found[1])
     raise Unsupported(

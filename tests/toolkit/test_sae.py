@@ -142,6 +142,7 @@ def test_a_folded_input_factor_scales_delta_and_activations(tmp_path: Path) -> N
         ("blocks.3.hook_resid_post", 3),
         ("blocks.3.hook_resid_pre", 2),
         ("model.layers.7", 7),
+        ("model.layers.17.output", 17),  # as Gemma Scope 2 names it
         ("transformer.h.2", 2),
         ("blocks.0.hook_resid_post", 0),
     ],
