@@ -35,7 +35,8 @@ SHORT = 64  # tokens a step under which an engine out of memory takes fewer rows
 class LocalEngine:
     """Runs a model over contexts with steering by token; see toolkit/engines/base.py for the contract.
 
-    model: a hub name or a folder. most_rows: requests computed together. chunk: new tokens a step, so that a long
+    model: a hub name or a folder. device: as torch names it, or auto; dtype: one of loading.DTYPES, by default float32
+    on a CPU and bfloat16 elsewhere. most_rows: requests computed together. chunk: new tokens a step, so that a long
     prompt does not stall the rest. keep_lanes: contexts whose KV is kept between rounds, least recently used go first;
     kv_budget: bytes that they may take on the device (default: no limit); host_budget: bytes that those which left
     the device may take in the host's memory (default: a quarter of what is free there, none for a CPU). Budgets
@@ -44,7 +45,8 @@ class LocalEngine:
     name: what records call the model; default: the hub name, or the folder's.
     threads: of torch, in the whole process, on a CPU; default: as many as the process was started with, but for a
     small model only in attention, since more slow down the rest of it.
-    say: where a line goes when the engine had to do with less memory; default: standard error.
+    say: where a line goes when the engine does with less memory, or without captured steps; default: standard error.
+    Raises BadInput for what cannot be opened, Unsupported for a model that it would compute wrongly (see proof.py).
     """
 
     def __init__(

@@ -105,7 +105,8 @@ class NnsightEngine:
     # ------------------------------------------------------------------ the contract
 
     def attach(self, dictionary: FeatureDictionary) -> None:
-        """Make a dictionary steerable; raises DictionaryMismatch if it does not fit, SteeringError if a canary dies."""
+        """Make a dictionary steerable; raises DictionaryMismatch if it does not fit, SteeringError if a canary dies,
+        Unsupported if the model makes its logits otherwise than from its residuals, Unreachable if a host is away."""
         with self._table.attaching(dictionary) as layers:
             for layer in layers:
                 self._check_canary(layer)

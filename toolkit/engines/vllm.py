@@ -94,7 +94,8 @@ class VllmEngine:
     # ------------------------------------------------------------------ the contract
 
     def attach(self, dictionary: FeatureDictionary) -> None:
-        """Make a dictionary steerable; raises DictionaryMismatch if it does not fit, SteeringError if a canary dies."""
+        """Make a dictionary steerable; raises DictionaryMismatch if it does not fit, SteeringError if a canary dies or
+        logits are not made of the residuals, Unreachable if a server is lost over it."""
         with self._table.attaching(dictionary) as layers:
             for layer in layers:
                 self.servers.vet(partial(self._canary, layer))
