@@ -112,6 +112,10 @@ def open_engine(
     """The local engine on a model, nnsight's (see NNSIGHT) or vLLM's; `organism` is the one that ships.
 
     kv_budget, host_budget: GiB. Raises BadInput for what is not in this machine, and budgets that are none."""
+    if model.startswith(INSPECT):
+        raise BadInput(
+            f"{model} talks and cannot be steered: it judges (`judge --model`) or operates (`two-models --other`)"
+        )
     budgeted = kv_budget is not None or host_budget is not None
     if device == VLLM or "://" in device:
         return _vllm(model, device, dtype, budgeted)

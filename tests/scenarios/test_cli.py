@@ -113,6 +113,7 @@ def test_a_narrow_terminal_shows_conditions_whole(ran: Path, monkeypatch) -> Non
         (["run", "interference", "--inject", "pirat dialect"], "330 pirate dialect"),
         (["inspect", "x", "--aggregation", "median"], "mean"),
         (["run", "free-exploration", "--device", "abacus"], "cpu, cuda"),
+        (["run", "free-exploration", "--model", "inspect:a/b"], "cannot be steered"),
         (["run", "free-exploration", "--inspect-k", "0"], "at least 1"),
         (["run", "free-exploration", "--max-tokens", "0"], "max_tokens"),
         (["run", "free-exploration", "--unit", "nan"], "positive"),
