@@ -32,7 +32,7 @@ from tests.engines.contract import (
 from tests.engines.test_contract import assert_close, assert_is_what_plain_transformers_say, read
 from toolkit import randomness
 from toolkit.engines import loading
-from toolkit.engines.base import Failure, Score, check_steered, run
+from toolkit.engines.base import Failure, Read, Score, check_steered, run
 from toolkit.engines.sampling import draw
 from toolkit.engines.vllm import VllmEngine
 from toolkit.engines.vllm_plan import Outcome, Plan, Row, Vet, received
@@ -142,6 +142,37 @@ def test_responses_are_those_of_plain_transformers(case: Case, seed: int) -> Non
     assert_is_what_plain_transformers_say(case, request, run(case.engine, request))
 
 
+def test_a_response_is_computed_to_its_last_token(case: Case) -> None:
+    request = asked(conversation(), 3, under=steer(1, 0.5), capture=style().key)
+    got = run(case.engine, request)
+    assert len(got.residuals) == len(got.tokens)
+    assert sum(got.steered.values()) == len(request.context) + len(got.tokens)
+
+
+@pytest.mark.parametrize(("room", "why"), [(2, "window"), (3, "length")])
+def test_a_response_that_fills_the_window_says_so(room: int, why: str) -> None:
+    servers, context = Plain(), conversation()
+    servers.about["window"] = len(context) + room
+    got = run(VllmEngine(servers, contract.tokenizer()), asked(context, 3))
+    assert len(got.tokens) == room and got.why == why
+
+
+def test_a_plan_says_what_may_come_from_the_cache_and_who_may_have_it(case: Case) -> None:
+    """Residuals are not kept with vLLM's cache: what is read of a context is computed anew."""
+    servers: Any = case.engine.servers  # type: ignore[attr-defined]
+    context = conversation().append([5, 6], steer(1, 0.5)).append([7])
+    for request, anew in (
+        (asked(context, 3, capture=style().key), [False]),
+        (Score(context, (((5,), (6, 7)),)), [False, True]),
+        (Read(context, (0,), (1,)), [True]),
+    ):
+        ticket = case.engine.submit(request)
+        assert [plan.anew for plan in servers.plans] == anew
+        assert {plan.cuts for plan in servers.plans} == {tuple(np.cumsum([len(s) for s in context.segments]).tolist())}
+        case.engine.cancel(ticket)
+        assert not servers.plans
+
+
 def test_scores_are_sums_over_spellings_and_tokens_under_the_options_own_steering(case: Case) -> None:
     options = (((5,), (6,)), ((7, 8, 9),), ((7, 8), (30, 31)))
     for under in (NO_STEERING, steer(2, 0.9)):
@@ -189,6 +220,20 @@ def test_servers_that_do_not_steer_are_found_out() -> None:
             engine.attach(style())
     failed = everything(engine, [asked(conversation(), 2, under=Steering.of(*steer(1, 0.5)))])[0]
     assert isinstance(failed, Failure) and "not attached" in str(failed.error)
+
+
+@pytest.mark.parametrize("off", [0.01, -0.01])
+def test_servers_whose_scores_are_not_those_they_draw_from_are_found_out(off: float) -> None:
+    servers = Plain()
+    plain = servers.carried_out
+
+    def moved(plan: Plan) -> Outcome:
+        outcome = plain(plan)
+        return replace(outcome, scores=tuple(tuple(one + off for one in some) for some in outcome.scores))
+
+    servers.carried_out = moved  # type: ignore[method-assign]
+    with pytest.raises(SteeringError, match="nats from vLLM's own"):
+        VllmEngine(servers, contract.tokenizer()).attach(style())
 
 
 def test_what_is_not_finite_is_no_result(case: Case) -> None:

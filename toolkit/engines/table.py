@@ -137,15 +137,15 @@ class SteeringTable:
             table[row] = 0  # memory may have run out when this row was first filled, for another steering
         for (layer, key), delta in sums.items():
             self._put(layer, key, row, delta)
-        for layer, some in edits.items():
-            self._edits[layer][row] = some
+        for layer, at_layer in edits.items():
+            self._edits[layer][row] = at_layer
         self.steerings.append(steering)
         self._rows[steering] = row
         return row
 
     def edited(self, rows: Iterable[int]) -> bool:
         """Whether a row among these has a part that is no table row, but depends on the residual."""
-        return any(row in some for some in self._edits.values() for row in rows)
+        return any(row in edited for edited in self._edits.values() for row in rows)
 
     def counts(self, applied: Mapping[int, int]) -> dict[Steering, int]:
         """Numbers of tokens by row, as numbers of tokens by steering."""

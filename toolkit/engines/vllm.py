@@ -181,12 +181,13 @@ class VllmEngine:
         return Pending(request, steerings, tuple(_scoring(base, request, steerings.index(after))))
 
     def _row(self, steering: Steering) -> Row:
+        """What a steering does, as numbers. Raises SteeringError or Unsupported as SteeringTable does."""
         if steering not in self._rows:
             parts = self._table.portable([self._table.row(steering)])
-            gone = {layer: [direction for direction, _ in some] for layer, (_, some) in parts.items() if some}
+            gone = {layer: [direction for direction, _ in pairs] for layer, (_, pairs) in parts.items() if pairs}
             self._rows[steering] = Row(
                 {layer: deltas[0].numpy() for layer, (deltas, _) in parts.items()},
-                {layer: torch.stack(some).numpy() for layer, some in gone.items()},
+                {layer: torch.stack(directions).numpy() for layer, directions in gone.items()},
             )
         return self._rows[steering]
 
@@ -196,7 +197,7 @@ class VllmEngine:
         request, first = pending.request, pending.outcomes[pending.plans[0].id]
         steered = {pending.steerings[row]: n for row, n in first.counts.items() if n}
         for outcome in pending.outcomes.values():
-            check_finite([*(outcome.logprobs or ()), *(x for some in outcome.scores for x in some)], "logits")
+            check_finite([*(outcome.logprobs or ()), *(x for asked in outcome.scores for x in asked)], "logits")
         if isinstance(request, Generate):
             full = first.why == "length" and len(first.tokens) < request.sampling.max_tokens
             return Completion(
@@ -237,6 +238,7 @@ class VllmEngine:
 
 
 def _runs(context: Context, steerings: Sequence[Steering]) -> tuple[tuple[int, int, int], ...]:
+    """(start, length, place among `steerings`) of each steered segment."""
     runs, start = [], 0
     for segment in context.segments:
         if len(segment.steering):
@@ -247,7 +249,7 @@ def _runs(context: Context, steerings: Sequence[Steering]) -> tuple[tuple[int, i
 
 def _scoring(base: Plan, request: Score, row: int) -> list[Plan]:
     """One plan for all first tokens, and one for each longer spelling, whose tokens but the last run under `row`."""
-    spellings = [s for some in request.options for s in some]
+    spellings = [s for option in request.options for s in option]
     end = len(base.tokens)
     firsts = tuple(sorted({s[0] for s in spellings}))
     plans = [replace(base, score=((end - 1, firsts),))]
@@ -261,6 +263,7 @@ def _scoring(base: Plan, request: Score, row: int) -> list[Plan]:
 
 
 def _scores(request: Score, pending: Pending, steered: Mapping[Steering, int]) -> Scores:
+    """Log-sum-exp over spellings; one of several tokens is its first plan's part and its own plan's."""
     first = dict(zip(pending.plans[0].score[0][1], pending.outcomes[pending.plans[0].id].scores[0], strict=True))
     end = len(request.context)
     longer: dict[tuple[int, ...], float] = {}

@@ -56,7 +56,8 @@ class Draws(LogitsProcessor):
         settings = [(p.temperature, p.top_p, u[min(len(output), p.most - 1)]) for p, output, u in some]
         numbers = torch.tensor(settings, device=logits.device, dtype=torch.float32)
         at = torch.tensor(rows, device=logits.device)
-        tokens, _ = draw(logits[at], *numbers.unbind(1))
+        temperature, top_p, uniform = numbers.unbind(1)
+        tokens, _ = draw(logits[at], temperature, top_p, uniform)
         logits[at] = -torch.inf
         logits[at, tokens] = 0.0
         return logits

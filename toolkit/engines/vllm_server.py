@@ -123,6 +123,8 @@ class Service:
 
 
 def handler(service: Service, beat_s: float) -> type[BaseHTTPRequestHandler]:
+    """What answers requests over HTTP, as the top of this file says, for one service. beat_s: as in `serve`."""
+
     class Handler(BaseHTTPRequestHandler):
         """One request a connection. Its end is the end of the answer, and half an answer is none."""
 
@@ -179,6 +181,7 @@ def handler(service: Service, beat_s: float) -> type[BaseHTTPRequestHandler]:
 
 
 def reply(found: Outcome | Exception) -> dict[str, Any]:
+    """The JSON of an answer; an error by the name of its class, which vllm_client.py turns back into it."""
     if isinstance(found, Outcome):
         return {"outcome": found.to_json()}
     return {"error": {"kind": type(found).__name__, "message": str(found)}}
