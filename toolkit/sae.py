@@ -98,8 +98,12 @@ class SaeDirections:
 
 
 def _sample(weight: Tensor) -> bytes:
-    """Up to about 65,536 of a tensor's numbers, evenly apart: SAEs that differ in the encoder alone clamp otherwise."""
-    return weight.detach().reshape(-1)[:: max(1, weight.numel() // 65_536)].float().cpu().numpy().tobytes()
+    """Numbers of a tensor, evenly apart, some of every row and column: SAEs that differ in one feature are told apart.
+
+    The step is odd, or it would meet the same columns in every row of a width that is a power of two.
+    """
+    step = weight.numel() // max(65_536, 2 * max(weight.shape, default=1)) | 1
+    return weight.detach().reshape(-1)[::step].float().cpu().numpy().tobytes()
 
 
 BLOCK = 64

@@ -15,7 +15,7 @@ from toolkit.engines.local import LocalEngine
 from toolkit.errors import BadInput, Unsupported
 from toolkit.labels import Labels
 from toolkit.opening import open_dictionary
-from toolkit.sae import SaeDirections, Unit, decoder_block, open_sae
+from toolkit.sae import SaeDirections, Unit, _sample, decoder_block, open_sae
 from toolkit.steering import Intervention, Steering
 
 D, F, LAYER = 32, 48, 1
@@ -303,3 +303,14 @@ def test_labels_beside_two_saes_are_taken_for_neither(tmp_path: Path) -> None:
     (two / "labels.json").write_text('{"0": "cold tea"}')
     assert open_dictionary(two).label(0) == "cold tea"
     assert open_dictionary(one, labels=tmp_path / "labels.json").label(0) == "warm tea"
+
+
+@pytest.mark.parametrize("shape", [(131_072, 16), (16, 131_072), (70_000, 24), (131_072,), ()])
+def test_a_key_sees_every_feature_of_a_large_sae(shape: tuple[int, ...]) -> None:
+    weight = torch.zeros(shape)
+    plain = _sample(weight)
+    for axis, size in enumerate(shape):
+        for place in (0, 1, 2, size // 2 + 1, size - 2, size - 1):
+            other = weight.clone()
+            other.select(axis, place).fill_(1.0)
+            assert _sample(other) != plain
