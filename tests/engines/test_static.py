@@ -6,16 +6,19 @@ decided in Python would be frozen at the first call's, and come out wrong at the
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tests.engines.contract import everything
 from tests.engines.recorded import Cuda
 from tests.engines.test_local import DICTIONARY, TWO_LAYERS, engine_of, steer
 from toolkit.context import Context
+from toolkit.engines import fused
 from toolkit.engines.base import Completion, Generate, Sampling, Score, check_steered, run
 from toolkit.engines.forward import Forward
 from toolkit.engines.local import LocalEngine
@@ -188,3 +191,21 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was(tiny_llama: Path, cuda
     with pytest.raises(RuntimeError, match="capturing: _local_scalar_dense"):
         capture(lambda x: (x * float(x.sum()),), (buffer,))
     assert cuda.now == "the default stream"
+
+
+def test_norms_by_one_kernel_are_transformers_norms_and_a_copy_has_its_own_weight(tiny_llama: Path) -> None:
+    engine, plain = static_engine(tiny_llama), engine_of(tiny_llama)
+    for norm in (part for part in engine.model.modules() if isinstance(part, LlamaRMSNorm)):
+        norm.weight.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(0))
+    plain.model.load_state_dict(engine.model.state_dict())
+    fused.norms_at_once(engine.model)
+    ran: list[int] = []
+    for part in engine.model.modules():
+        part.register_forward_hook(lambda part, *_: ran.append(part.forward.__func__ is fused._at_once))
+    one, other = (run(engine_, requests(1)[0]) for engine_ in (engine, plain))
+    assert one.tokens == other.tokens
+    torch.testing.assert_close(one.residuals, other.residuals, rtol=1e-3, atol=1e-3)  # transformers' are in float32
+    assert sum(ran) >= 9 and norm.forward.__func__ is fused._at_once
+    copied = copy.deepcopy(norm).to(torch.float32)
+    copied.weight.fill_(0.0)
+    assert not copied(torch.ones(1, 32)).any() and norm(torch.ones(1, 32, dtype=torch.float64)).any()

@@ -39,6 +39,13 @@ class Piece:
     lanes: range | int | Tensor
     length: int
     mask: Tensor
+    _added: dict[torch.dtype, Tensor] = field(default_factory=dict)
+
+    def added(self, dtype: torch.dtype) -> Tensor:
+        """The mask as what is added to scores: made once a pass, where torch would make it once a layer."""
+        if dtype not in self._added:
+            self._added[dtype] = torch.zeros_like(self.mask, dtype=dtype).masked_fill(~self.mask, float("-inf"))
+        return self._added[dtype]
 
 
 @dataclass(frozen=True)
@@ -248,7 +255,8 @@ def _attend(
     rows = asked.transpose(0, 1).unflatten(1, (heads, shared))  # [n, H, G, hd]
     lanes = slice(piece.lanes.start, piece.lanes.stop) if isinstance(piece.lanes, range) else piece.lanes
     k, v = (store[lanes, :, : piece.length] for store in (keys, values))
-    found = _attention(rows, k, v, piece.mask[:, None, None], scaling, softcap)
+    mask = piece.added(query.dtype) if softcap is None else piece.mask
+    found = _attention(rows, k, v, mask[:, None, None], scaling, softcap)
     out[first:last] = found.flatten(1, 2)
 
 

@@ -113,6 +113,8 @@ class LocalEngine:
         self.tokens_computed = 0
         if cpu and kind == torch.float32:
             fused.activate_by_row(self.model)
+        if self.device.type == "cuda":
+            fused.norms_at_once(self.model)
         proof.check(self._forward, expected)
         if cpu and packed.copies(self.model) <= PACKED:  # a rule of the model alone: it has the same bits anywhere
             beside = self._forward.take_over(STEP) if kind == torch.float32 else set()
