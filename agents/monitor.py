@@ -48,7 +48,7 @@ def repetition(text: str) -> float:
 def health(text: str, earlier: Sequence[str] = ()) -> Verdict:
     """Unhealthy: empty, a loop within the response, or word for word the response before. `earlier`: oldest first."""
     words = text.split()
-    if not words:
+    if not any(c.isprintable() and not c.isspace() for c in text):  # what nobody can see is nothing
         return Verdict("unhealthy", "empty response")
     if _longest_run(words) >= RUN or _STUCK.search(text):
         return Verdict("unhealthy", "one word or character over and over")

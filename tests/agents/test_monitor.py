@@ -23,7 +23,17 @@ def test_ordinary_text_is_healthy(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "  \n", "arr " * 12, "a" * 60, "the sea and the ship " * 10, PROSE + " and the sea of salt" * 20]
+    "text",
+    [
+        "",
+        "  \n",
+        "\u200b",
+        "\x00 \u2060\ufeff",
+        "arr " * 12,
+        "a" * 60,
+        "the sea and the ship " * 10,
+        PROSE + " and the sea of salt" * 20,
+    ],
 )
 def test_loops_and_silence_are_not(text: str) -> None:
     assert health(text).health == "unhealthy"
