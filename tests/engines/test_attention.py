@@ -1,4 +1,4 @@
-"""Attention by torch, as a GPU and all dtypes but float32 have it: each token over its own lane, however packs are cut."""
+"""Attention by torch, as a GPU and other dtypes have it: each token over its own lane, however packs are cut."""
 
 from __future__ import annotations
 
