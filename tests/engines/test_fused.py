@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config, Qwen3
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from tests.engines.test_local import close, engine_of, random_context, read_all
-from toolkit.engines import loading
+from toolkit.engines import fused, loading
 from toolkit.engines.local import LocalEngine
 
 NORM, MLP = "RMSNorm", "MLP"
@@ -113,3 +113,11 @@ def test_a_model_too_large_for_copies_has_none(tiny_llama: Path, monkeypatch) ->
     assert taken(engine) == set()
     assert engine.prepare(1, 9).weights == sum(p.nbytes for p in engine.model.parameters())
     close(read_all(engine, random_context(3)), read_all(plain, random_context(3)))
+
+
+def test_a_class_from_elsewhere_that_bears_the_name_is_left_alone(tiny_llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    own = model.model.layers[0].mlp
+    assert isinstance(own, LlamaMLP) and fused._is(own, ("LlamaMLP",))
+    own.__class__ = type("LlamaMLP", (LlamaMLP,), {"__module__": "elsewhere.modeling"})
+    assert not fused._is(own, ("LlamaMLP",))
