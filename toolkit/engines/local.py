@@ -40,9 +40,8 @@ class LocalEngine:
     prompt does not stall the rest. keep_lanes: contexts whose KV is kept between rounds, least recently used go first;
     kv_budget: bytes that they may take on the device (default: no limit); host_budget: bytes that those which left
     the device may take in the host's memory (default: a quarter of what is free there, none for a CPU). Budgets
-    change time and never tokens.
-    graphs: on a GPU, replay the step that adds a token to each row as a CUDA graph (see static.py).
-    name: what records call the model; default: the hub name, or the folder's.
+    change time and never tokens. graphs: on a GPU, replay the step that adds a token to each row as a CUDA graph (see
+    static.py). name: what records call the model; default: the hub name, or the folder's.
     threads: of torch, in the whole process, on a CPU; default: as many as the process was started with, but for a
     small model only in attention, since more slow down the rest of it.
     say: where a line goes when the engine does with less memory, or without captured steps; default: standard error.
