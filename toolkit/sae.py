@@ -63,7 +63,7 @@ class SaeDirections:
         self.unit = str(unit)
         some = b"".join(_sample(weight) for _, weight in sorted(sae.state_dict().items()))
         settings = {k: v for k, v in sae.cfg.to_dict().items() if k not in ("device", "metadata", "dtype")}
-        text = f"{json.dumps(settings, sort_keys=True, default=str)}{layer}{unit}{sae.W_dec.shape}"
+        text = f"{json.dumps(settings, sort_keys=True, default=str)}{layer}{unit!r}{sae.W_dec.shape}"
         self.digest = hashlib.sha256(text.encode() + some).hexdigest()[:16]
 
     def vectors(self, ids: Sequence[int]) -> Tensor:

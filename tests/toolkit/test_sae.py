@@ -230,6 +230,7 @@ def test_weights_are_held_once(tmp_path: Path) -> None:
 def test_the_key_tells_weights_and_units_apart(tmp_path: Path) -> None:
     folder = saved(make_sae("standard"), tmp_path)
     assert open_sae(folder, unit=1.0).key == open_sae(folder, unit=1.0).key != open_sae(folder, unit=2.0).key
+    assert open_sae(folder, unit=1.0).key != open_sae(folder, unit=1.0001).key  # which look alike where they are shown
     assert open_sae(saved(make_sae("jumprelu"), tmp_path / "b"), unit=1.0).key != open_sae(folder, unit=1.0).key
 
 
