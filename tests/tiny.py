@@ -85,6 +85,8 @@ class ProjectionReader:
     def encode(self, residuals: Tensor) -> Tensor:
         return self.directions.activation(self.layer, residuals, range(len(self.directions._vectors)))
 
+    def move(self, device: torch.device, most: int) -> None: ...
+
 
 def random_dictionary(
     d_model: int = 32, layers: Sequence[int] = (1,), n: int = 12, unit: float = 4.0, seed: int = 0

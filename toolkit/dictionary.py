@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from toolkit.labels import Labels, Status
@@ -56,7 +57,14 @@ class Reader(Protocol):
     def layer(self) -> int: ...
 
     def encode(self, residuals: Tensor) -> Tensor:
-        """[T, F] activations of residuals [T, D]; called on blocks of tokens, never on a whole long response."""
+        """[T, F] activations of residuals [T, D]; called on blocks of tokens, never on a whole long response.
+
+        They come on the device of the weights, wherever the residuals are.
+        """
+        ...
+
+    def move(self, device: torch.device, most: int) -> None:
+        """Hold the weights on `device` from now on if they take at most `most` bytes. Nothing else changes."""
         ...
 
 

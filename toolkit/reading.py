@@ -42,7 +42,7 @@ def measure(
         whole = part if whole is None else torch.maximum(whole, part) if aggregation == "max" else whole + part
     if whole is None:
         raise BadInput("there is no token to measure; a response has at least one")
-    values = whole / len(residuals) if aggregation == "mean" else whole
+    values = (whole / len(residuals) if aggregation == "mean" else whole).cpu()
     check_finite(values, f"activations of dictionary {dictionary.name}")
     # a stable sort keeps ids in order among equals
     order = torch.sort(values, descending=True, stable=True)

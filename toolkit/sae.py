@@ -120,7 +120,11 @@ class SaeReader:
     def encode(self, residuals: Tensor) -> Tensor:
         with torch.no_grad():
             encoded: Tensor = self.sae.encode(residuals.to(self.sae.W_enc.device))
-        return encoded.float().cpu()
+        return encoded.float()
+
+    def move(self, device: torch.device, most: int) -> None:
+        if sum(weight.nbytes for weight in self.sae.state_dict().values()) <= most:
+            self.sae.to(device)  # the weights that steering is taken from as well: they are held once
 
 
 def open_sae(

@@ -254,7 +254,7 @@ class _Bench:
         """[F]: mean activation of every feature over residuals [T, D]."""
         total: Array = np.zeros(len(self.dictionary))
         for block in residuals.split(64):  # type: ignore[attr-defined]
-            total += self.dictionary.reader.encode(block).double().sum(0).numpy()
+            total += self.dictionary.reader.encode(block).double().sum(0).cpu().numpy()
         return total / len(residuals)  # type: ignore[arg-type]
 
 

@@ -196,6 +196,9 @@ class VectorReader:
         step = self.directions.units([0])[0, self.directions.layers.index(self.layer)]
         return self.directions.activation(self.layer, residuals.float().cpu(), everything) / step
 
+    def move(self, device: torch.device, most: int) -> None:
+        """They are few: a host reads with them in no time."""
+
 
 def as_dictionary(vectors: Vectors, name: str = "vectors", multiple: float | None = None) -> FeatureDictionary:
     """The library as a feature dictionary; `multiple` overrides what strength 1.0 means."""

@@ -19,6 +19,7 @@ from toolkit.errors import BadInput
 from toolkit.randomness import cycle, stream
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -171,3 +172,6 @@ class _PermutedReader:
 
     def encode(self, residuals: Tensor) -> Tensor:
         return self.inner.encode(residuals)[:, self.cycle.tolist()]
+
+    def move(self, device: torch.device, most: int) -> None:
+        self.inner.move(device, most)

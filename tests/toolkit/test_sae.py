@@ -17,6 +17,7 @@ from toolkit.labels import Labels
 from toolkit.opening import open_dictionary
 from toolkit.sae import SaeDirections, Unit, _sample, decoder_block, open_sae
 from toolkit.steering import Intervention, Steering
+from toolkit.views import viewed
 
 D, F, LAYER = 32, 48, 1
 NORMS = ("none", "layer_norm", "constant_norm_rescale")
@@ -241,6 +242,16 @@ def test_the_key_tells_weights_apart_that_only_reading_or_a_clamp_needs(tmp_path
     with torch.no_grad():
         sae.get_parameter(weight)[-1] += 1
     assert open_sae(saved(sae, tmp_path / "b"), unit=1.0).key != before
+
+
+def test_weights_move_together_if_there_is_room_and_are_read_where_they_are(tmp_path: Path) -> None:
+    """ "meta" stands for a GPU: a device whose tensors meet no others."""
+    dictionary = viewed(open_sae(saved(make_sae("standard"), tmp_path), unit=1.0), "random")
+    size = 8 * (2 * F * D + F + D)
+    for most, where in ((size - 1, "cpu"), (size, "meta"), (0, "meta")):
+        dictionary.reader.move(torch.device("meta"), most)
+        assert dictionary.reader.encode(torch.zeros(3, D)).device.type == where
+        assert dictionary.directions.sae.W_dec.device.type == where
 
 
 @pytest.mark.parametrize("architecture", ["standard", "topk"])

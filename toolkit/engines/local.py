@@ -128,6 +128,7 @@ class LocalEngine:
     def attach(self, dictionary: FeatureDictionary) -> None:
         """Make a dictionary steerable; raises DictionaryMismatch if it does not fit, SteeringError if a canary dies."""
         with self._table.attaching(dictionary) as layers:
+            dictionary.reader.move(self.device, memory.for_an_encoder(self.device))
             for layer in layers:
                 # not a stop token: that may be padding too, whose embedding is zero and has no direction to turn from
                 self._forward.check_canary(layer, self.tokenizer.document("Hello")[-1])

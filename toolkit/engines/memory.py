@@ -53,6 +53,12 @@ def free_bytes(device: torch.device) -> int | None:
     return host_free_bytes() if device.type == "cpu" else None
 
 
+def for_an_encoder(device: torch.device) -> int:
+    """Bytes that an SAE may take of a GPU, where INSPECT is then hardly any work: a quarter of what is free; none of
+    other devices, since a host has it already."""
+    return (free_bytes(device) or 0) // 4 if device.type == "cuda" else 0
+
+
 def host_free_bytes(root: Path = Path("/")) -> int | None:
     """What Linux calls available: free, or in use for what can be read again; no more than what is left of the limit
     that a container or a job was given (control groups, of either version). root: of the file system, for tests."""
