@@ -98,7 +98,7 @@ def rows(
     speeds: dict[str, float],
     shape: str,
     name: str,
-) -> None:
+) -> list[Row]:
     """Measure, print and store as results/NAME. speeds: of the memory, bytes a second, measured and nominal."""
     speed = max(speeds.values())
     embedding = engine.model.get_input_embeddings().weight
@@ -137,6 +137,7 @@ def rows(
         share = {"row": f"INSPECT ({over} of the response) / everything", "ratio": inspecting / whole}
         made += told([{**share, "target": "<= 0.03", "work": f"16 x 2, {shape}"}])
     store(made, name)
+    return made
 
 
 def main() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 import transformers
 
+import benchmarks.run
 from benchmarks import gpu
 from benchmarks.contestants import _generate, hook_loop, ours, plain_copy, published
 from benchmarks.work import Work, random_llama, random_model
@@ -44,6 +46,9 @@ def test_decoding_is_measured_for_every_shape_that_can_be_made(tmp_path: Path, m
     engine, dictionary = LocalEngine(str(tmp_path), device="cpu", dtype="bfloat16"), open_dictionary(tmp_path / "sae")
     engine.attach(dictionary)
     engine.tokenizer.stop_tokens = frozenset()  # type: ignore[misc]
-    found = gpu.rows(engine, dictionary, [2], 1e12, "tiny")
+    monkeypatch.setattr(benchmarks.run, "RESULTS", tmp_path)
+    found = gpu.rows(engine, dictionary, [2], {"nominal": 1e12}, "tiny", "decoding-tiny")
+    (kept,) = tmp_path.glob("decoding-tiny-*.json")
+    assert json.loads(kept.read_text())["rows"] == found
     read = found[0]["bytes_a_step"] - 2 * (gpu.PROMPT + 4) * 2 * 2 * 2 * 16 * 2
     assert read == sum(p.nbytes for n, p in engine.model.named_parameters() if "embed" not in n)
